@@ -1,0 +1,1 @@
+"""Sandboxes: where tool calls run, each in a cgroup of its own."""

@@ -1,0 +1,265 @@
+"""What crosses between scheduling and whoever runs a step: plain integers and names.
+
+``plan(now)`` yields a :class:`StepPlan`; a :class:`Backend` turns it into a :class:`StepResult`;
+``commit(plan, result, now)`` turns that into events. Nothing here knows torch, threads or time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, TypeAlias
+
+FinishReason: TypeAlias = Literal["stop", "length", "cancelled", "failed"]
+PinOutcome: TypeAlias = Literal["handed_off", "expired", "broken", "final"]
+
+
+class TokenSource(Protocol):
+    """A turn's tokens, prompt first, output appended: what the prefix tree is keyed by."""
+
+    def __len__(self) -> int:
+        """Return how many tokens there are now."""
+        ...
+
+    def page_keys(self, page_size: int, count: int) -> Sequence[Hashable]:
+        """Return the keys of the first ``count`` full pages.
+
+        Two sources agree on key ``i`` after agreeing on keys ``0..i-1`` if and only if their first
+        ``(i + 1) * page_size`` tokens are the same.
+        """
+        ...
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        """Append output tokens."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TurnRequest:
+    """One LLM call of a program, as handed to the scheduler.
+
+    ``max_output`` is in tokens; the turn ends with reason ``length`` when it is reached. ``next_tool``
+    and ``last`` are hints: they may be missing or wrong, and never change a token.
+    """
+
+    turn_id: str
+    program_id: str
+    tokens: TokenSource
+    max_output: int
+    context: str = "main"
+    tenant: str = "default"
+    next_tool: str | None = None
+    last: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SeqSlice:
+    """The part of one turn that a step computes: tokens ``[start, start + count)``.
+
+    ``pages`` is the turn's page table and covers at least ``start + count`` tokens. It is a live
+    list owned by the scheduler: read it during the step, do not keep or change it. ``sample`` says
+    that the last token of the slice is the newest one, so that the next token is to be sampled.
+    """
+
+    turn_id: str
+    start: int
+    count: int
+    pages: Sequence[int]
+    sample: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """One iteration: the slices to run together, prefill chunks and decodes alike.
+
+    ``repeat > 1`` is only planned when the caller passed a horizon to ``plan``: every slice is then
+    a decode, and the same plan may be run that many times without asking again.
+    """
+
+    slices: tuple[SeqSlice, ...]
+    repeat: int = 1
+
+    @property
+    def tokens(self) -> int:
+        """Tokens computed by one repetition of this step."""
+        return sum(piece.count for piece in self.slices)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What a step produced for one sampled slice.
+
+    ``tokens`` has one entry a repetition (fewer only if ``finish`` is set). ``finish`` is set by the
+    backend when a stop token or stop string was met. ``tool`` names the tool that the output calls,
+    if the backend recognised one.
+    """
+
+    tokens: Sequence[int]
+    finish: Literal["stop", "failed"] | None = None
+    tool: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """Samples by turn id, one for every slice planned with ``sample=True``."""
+
+    samples: Mapping[str, Sample] = field(default_factory=dict)
+
+
+class Backend(Protocol):
+    """Runs a step and blocks until its samples are known."""
+
+    def run(self, plan: StepPlan) -> StepResult:
+        """Compute every slice of ``plan`` and sample where it says so."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TurnStats:
+    """The account of one turn. Times are the injected clock's seconds; counts are tokens.
+
+    ``queue_seconds + prefill_seconds + decode_seconds == finished - submitted``: waiting for a place
+    (again after a preemption), computing up to the first token, and emitting the rest.
+    """
+
+    turn_id: str
+    program_id: str
+    context: str
+    tenant: str
+    submitted: float
+    admitted: float | None
+    first_token: float | None
+    finished: float
+    prompt_tokens: int
+    cached_tokens: int
+    prefilled_tokens: int
+    output_tokens: int
+    preemptions: int
+    queue_seconds: float
+    prefill_seconds: float
+    decode_seconds: float
+    reason: FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class TurnAdmitted:
+    """A turn left the queue; ``cached_tokens`` of its tokens were found in the prefix tree."""
+
+    turn_id: str
+    time: float
+    cached_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class TurnPreempted:
+    """A running turn gave its pages back and waits again; its output so far stays."""
+
+    turn_id: str
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
+class TurnFinished:
+    """A turn ended, for whatever reason: exactly one for every submitted turn."""
+
+    stats: TurnStats
+
+
+@dataclass(frozen=True, slots=True)
+class PinEnded:
+    """A pin's life: from the end of a turn to ``end``, and how it ended."""
+
+    program_id: str
+    context: str
+    start: float
+    end: float
+    ttl: float
+    tokens: int
+    outcome: PinOutcome
+
+
+Event: TypeAlias = TurnAdmitted | TurnPreempted | TurnFinished | PinEnded
+
+
+@dataclass(frozen=True, slots=True)
+class ToolEvent:
+    """What a sandbox reports of a program's tool call: refines when its KV will be needed."""
+
+    program_id: str
+    context: str
+    kind: Literal["started", "ended", "killed"]
+    tool: str
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerStatistics:
+    """Gauges (now) and counters (since start). Page counts are pages, token counts tokens."""
+
+    running: int
+    waiting: int
+    programs: int
+    pins: int
+    pages_total: int
+    pages_free: int
+    pages_cached: int
+    pages_leased: int
+    pages_pinned: int
+    page_size: int
+    prompt_tokens: int
+    cached_tokens: int
+    prefilled_tokens: int
+    output_tokens: int
+    preemptions: int
+    steps: int
+    turns_finished: int
+    pins_handed_off: int
+    pins_expired: int
+    pins_broken: int
+    pins_final: int
+    longest_wait: float
+
+
+class SchedulerProtocol(Protocol):
+    """The scheduler as its drivers see it. Not thread-safe: one driver owns it."""
+
+    def submit(self, request: TurnRequest, now: float) -> None:
+        """Queue a turn.
+
+        Raises:
+            ProgramTooLarge: its prompt and one token can never fit the pool.
+            QueueFull: the waiting bound is reached.
+            InvalidRequest: empty prompt, ``max_output < 1``, or a turn id already in use.
+        """
+        ...
+
+    def plan(self, now: float, horizon: int = 1) -> StepPlan:
+        """Decide the next step. An empty plan means that there is nothing to run at ``now``."""
+        ...
+
+    def commit(self, plan: StepPlan, result: StepResult, now: float) -> list[Event]:
+        """Account for a step that was run; ``now`` is the time at which it ended."""
+        ...
+
+    def cancel(self, turn_id: str, now: float) -> bool:
+        """Ask to end a turn at the next commit; False if it is not known (any more)."""
+        ...
+
+    def end_program(self, program_id: str, now: float) -> None:
+        """Forget a program: its waiting and running turns are cancelled, its pins released."""
+        ...
+
+    def tool_event(self, event: ToolEvent, now: float) -> None:
+        """Take note of a tool call's progress."""
+        ...
+
+    def take_events(self) -> list[Event]:
+        """Return events that arose outside ``commit`` (pins that ended, turns cancelled while waiting)."""
+        ...
+
+    def statistics(self) -> SchedulerStatistics:
+        """Return gauges and counters."""
+        ...
+
+    def check_integrity(self) -> None:
+        """Raise ``InternalError`` if queues, leases and pages disagree."""
+        ...

@@ -1,0 +1,97 @@
+"""Token sources: real tokens for the engine, numbers standing for tokens in a simulation."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Hashable, Sequence
+
+__all__ = ["TokenList", "VirtualTokens"]
+
+
+class TokenList:
+    """Real token ids. ``prompt`` is copied; output is appended by the scheduler at each commit."""
+
+    def __init__(self, prompt: Sequence[int]) -> None:
+        self._ids = list(prompt)
+        self._keys: list[tuple[int, ...]] = []
+        self._page_size = 0
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    @property
+    def ids(self) -> Sequence[int]:
+        """All tokens so far, prompt and output."""
+        return self._ids
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        """Append output tokens."""
+        self._ids.extend(tokens)
+
+    def page_keys(self, page_size: int, count: int) -> Sequence[Hashable]:
+        """Return one tuple of token ids for each of the first ``count`` pages."""
+        if page_size != self._page_size:
+            self._keys, self._page_size = [], page_size
+        ids = self._ids
+        for page in range(len(self._keys), count):
+            self._keys.append(tuple(ids[page * page_size : (page + 1) * page_size]))
+        return self._keys[:count]
+
+
+class VirtualTokens:
+    """Tokens that are only counted: a list of segments, each written once by one turn.
+
+    A context's history is ``(end, tag)`` pairs. The prompt of its next turn keeps the first
+    ``reused`` tokens of that history and adds new ones under a tag of its own, so two turns share a
+    page exactly where one really continued the other. Tokens before ``shared`` may be given a
+    common tag, which stands for a system prompt that several programs begin with.
+    """
+
+    def __init__(
+        self, segments: Sequence[tuple[int, Hashable]], length: int, tag: Hashable
+    ) -> None:
+        self._ends = [end for end, _ in segments]
+        self._tags = [owner for _, owner in segments]
+        self._length = length
+        if not self._ends or self._ends[-1] < length:
+            self._ends.append(length)
+            self._tags.append(tag)
+        self._tag = tag
+        self._keys: list[Hashable] = []
+        self._page_size = 0
+
+    @classmethod
+    def first(cls, length: int, tag: Hashable) -> VirtualTokens:
+        """Return the prompt of a context's first turn."""
+        return cls((), length, tag)
+
+    def follow(self, reused: int, length: int, tag: Hashable) -> VirtualTokens:
+        """Return the next prompt: ``reused`` tokens of this history, then new ones up to ``length``."""
+        kept = min(reused, self._length, length)
+        segments: list[tuple[int, Hashable]] = []
+        for end, owner in zip(self._ends, self._tags, strict=True):
+            segments.append((min(end, kept), owner))
+            if end >= kept:
+                break
+        return VirtualTokens([pair for pair in segments if pair[0] > 0], length, tag)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        """Append as many output tokens as ``tokens`` has, whatever they are."""
+        self._length += len(tokens)
+        if self._tags[-1] != self._tag:
+            self._ends.append(self._length)
+            self._tags.append(self._tag)
+        else:
+            self._ends[-1] = self._length
+
+    def page_keys(self, page_size: int, count: int) -> Sequence[Hashable]:
+        """Return ``(tag of the page's last token, page number)`` for each of the first pages."""
+        if page_size != self._page_size:
+            self._keys, self._page_size = [], page_size
+        for page in range(len(self._keys), count):
+            segment = bisect_left(self._ends, (page + 1) * page_size)
+            self._keys.append((self._tags[segment], page))
+        return self._keys[:count]
