@@ -1,0 +1,1 @@
+"""Bills shared between people."""

@@ -1,0 +1,5 @@
+import sys
+
+from notes.render import render
+
+print(render(sys.argv[1] if len(sys.argv) > 1 else "friend"))
