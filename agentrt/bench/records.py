@@ -25,7 +25,7 @@ ProgramOutcome: TypeAlias = Literal["finished", "resolved", "unresolved", "faile
 
 @dataclass(frozen=True, slots=True)
 class TurnRecord:
-    """One turn. ``first`` marks the first turn of its context. ``text`` is a short excerpt, or empty."""
+    """One turn. ``first`` marks its context's first one. ``text`` is an excerpt, or empty."""
 
     program: str
     tenant: str
@@ -51,7 +51,7 @@ class TurnRecord:
 
 @dataclass(frozen=True, slots=True)
 class ToolRecord:
-    """One tool call (or, in a numeric replay, one gap). ``status`` is empty where nothing was run."""
+    """One tool call, or one gap of a numeric replay. ``status`` is empty where nothing ran."""
 
     program: str
     context: str
