@@ -38,8 +38,8 @@ class TokenSource(Protocol):
 class TurnRequest:
     """One LLM call of a program, as handed to the scheduler.
 
-    ``max_output`` is in tokens; the turn ends with reason ``length`` when it is reached. ``next_tool``
-    and ``last`` are hints: they may be missing or wrong, and never change a token.
+    ``max_output`` is in tokens; the turn ends with reason ``length`` when it is reached.
+    ``next_tool`` and ``last`` are hints: they may be missing or wrong, and never change a token.
     """
 
     turn_id: str
@@ -89,9 +89,10 @@ class StepPlan:
 class Sample:
     """What a step produced for one sampled slice.
 
-    ``tokens`` has one entry a repetition (fewer only if ``finish`` is set). ``finish`` is set by the
-    backend when a stop token or stop string was met. ``tool`` names the tool that the output calls,
-    if the backend recognised one.
+    ``tokens`` has one entry a repetition (fewer only if ``finish`` is set). ``finish`` is set by
+    the backend when a stop token or stop string was met, or ``failed`` when the turn cannot go on
+    (then also for slices that were not to be sampled). ``tool`` names the tool that the output
+    calls, if the backend recognised one.
     """
 
     tokens: Sequence[int]
@@ -118,8 +119,8 @@ class Backend(Protocol):
 class TurnStats:
     """The account of one turn. Times are the injected clock's seconds; counts are tokens.
 
-    ``queue_seconds + prefill_seconds + decode_seconds == finished - submitted``: waiting for a place
-    (again after a preemption), computing up to the first token, and emitting the rest.
+    ``queue_seconds + prefill_seconds + decode_seconds == finished - submitted``: waiting for a
+    place (again after a preemption), computing up to the first token, and emitting the rest.
     """
 
     turn_id: str
@@ -253,7 +254,14 @@ class SchedulerProtocol(Protocol):
         ...
 
     def take_events(self) -> list[Event]:
-        """Return events that arose outside ``commit`` (pins that ended, turns cancelled while waiting)."""
+        """Return events that arose outside ``commit``: pins ended, turns cancelled."""
+        ...
+
+    def next_deadline(self, now: float) -> float | None:
+        """Return when time alone may change a decision (a pin expires, a turn ages), if ever.
+
+        A driver that plans with a horizon must not let a repeated step run past it.
+        """
         ...
 
     def statistics(self) -> SchedulerStatistics:

@@ -66,14 +66,19 @@ class VirtualTokens:
         return cls((), length, tag)
 
     def follow(self, reused: int, length: int, tag: Hashable) -> VirtualTokens:
-        """Return the next prompt: ``reused`` tokens of this history, then new ones up to ``length``."""
+        """Return the next prompt: ``reused`` tokens of this history, new ones up to ``length``."""
         kept = min(reused, self._length, length)
         segments: list[tuple[int, Hashable]] = []
         for end, owner in zip(self._ends, self._tags, strict=True):
             segments.append((min(end, kept), owner))
             if end >= kept:
                 break
-        return VirtualTokens([pair for pair in segments if pair[0] > 0], length, tag)
+        prompt = VirtualTokens([pair for pair in segments if pair[0] > 0], length, tag)
+        if self._page_size:
+            # The same key objects: comparing histories page by page is then comparing identities.
+            prompt._page_size = self._page_size
+            prompt._keys = self._keys[: kept // self._page_size]
+        return prompt
 
     def __len__(self) -> int:
         return self._length
