@@ -1,0 +1,62 @@
+"""What the engine asks of whoever computes its steps, and what comes back. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from agentrt.engine.params import SamplingParams
+from agentrt.scheduling.plan import Sample, StepPlan, StepResult
+
+__all__ = ["EngineSample", "TokenLogprob", "TurnBackend"]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """Natural log probabilities under the model itself: before penalties, temperature and cuts."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+    """``(token, logprob)`` of the most likely tokens, best first."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSample(Sample):
+    """A sample with what only the engine cares about; the scheduler sees a plain ``Sample``."""
+
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """One for each of ``tokens``, or empty if the request did not ask."""
+    error: str | None = None
+    """Why ``finish`` is ``failed``."""
+
+
+class TurnBackend(Protocol):
+    """Runs steps for turns that were opened before. One thread calls it."""
+
+    def open(
+        self,
+        turn_id: str,
+        prompt: Sequence[int],
+        sampling: SamplingParams,
+        forced: Sequence[int] | None = None,
+    ) -> None:
+        """Make a turn known. With ``forced``, every step is computed and these tokens come out.
+
+        Raises:
+            InvalidRequest: a token is not in the vocabulary, or a list is empty.
+        """
+        ...
+
+    def run(self, plan: StepPlan) -> StepResult:
+        """Compute every slice of ``plan``; block until the samples are known.
+
+        ``finish`` is ``stop`` after the last forced token and ``failed`` where the model gave no
+        usable logits; other reasons to stop are not the backend's.
+        """
+        ...
+
+    def close(self, turn_id: str) -> None:
+        """Forget a turn; unknown ids are ignored."""
+        ...

@@ -1,0 +1,183 @@
+"""The engine: one thread that owns the scheduler and the backend, and an async front to it.
+
+Each cycle drains the commands, asks the scheduler for a plan, runs it, reads the output, commits,
+and hands out chunks. The async side only posts commands and is only posted to: neither side ever
+waits for the other.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+import anyio.to_thread
+
+from agentrt.engine.backend import TurnBackend
+from agentrt.engine.loop import EngineLoop, EngineStatistics
+from agentrt.engine.output import StreamTokenizer, TurnOutput
+from agentrt.engine.params import SamplingParams
+from agentrt.engine.stream import Bridge, Chunk, TurnStream
+from agentrt.errors import BackendUnavailable, InvalidRequest
+from agentrt.scheduling.plan import Event, SchedulerProtocol, ToolEvent, TurnRequest
+from agentrt.scheduling.tokens import TokenList
+
+__all__ = ["Chunk", "Engine", "EngineRequest", "EngineStatistics", "TurnStream"]
+
+_DEFAULT_SAMPLING = SamplingParams()
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    """One LLM call of a program. ``prompt`` and ``forced`` are token ids.
+
+    With ``forced``, every step is computed and the recorded tokens come out; the turn ends with
+    ``stop`` after the last of them, and of ``sampling`` only ``logprobs`` counts.
+    ``next_tool`` and ``last`` are hints: they may be wrong, and never change a token.
+    """
+
+    turn_id: str
+    program_id: str
+    prompt: Sequence[int]
+    sampling: SamplingParams = _DEFAULT_SAMPLING
+    context: str = "main"
+    tenant: str = "default"
+    forced: Sequence[int] | None = None
+    next_tool: str | None = None
+    last: bool = False
+
+    def validate(self) -> None:
+        """Check what can be checked without the model.
+
+        Raises:
+            InvalidRequest: an empty prompt or forced output, or a sampling field out of its range.
+        """
+        self.sampling.validate()
+        for name, tokens in (("prompt", self.prompt), ("forced", self.forced)):
+            if tokens is not None and len(tokens) == 0:
+                raise InvalidRequest(f"{name} is empty.", remedy=f"Give {name} at least one token.")
+
+
+class Engine:
+    """Runs turns on a scheduler and a backend; both belong to its thread from ``start`` on.
+
+    Args:
+        scheduler: decides; not to be touched by anyone else after ``start``.
+        backend: computes; likewise.
+        tokenizer: makes text of tokens and names the end tokens; None hands out tokens only.
+        eos_ids: the end tokens, where they are not (only) the tokenizer's.
+        clock: seconds, monotonic.
+        on_event: called in the engine's thread with every scheduler event; must be quick. What it
+            raises is logged and counted, and stops nothing.
+        check: verify the scheduler's integrity after every step; for tests, as it takes time.
+    """
+
+    def __init__(
+        self,
+        scheduler: SchedulerProtocol,
+        backend: TurnBackend,
+        *,
+        tokenizer: StreamTokenizer | None = None,
+        eos_ids: frozenset[int] = frozenset(),
+        clock: Callable[[], float] = time.monotonic,
+        on_event: Callable[[Event], None] | None = None,
+        check: bool = False,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._eos_ids = eos_ids | (tokenizer.eos_ids if tokenizer is not None else frozenset())
+        self._clock = clock
+        self._loop = EngineLoop(scheduler, backend, clock=clock, on_event=on_event, check=check)
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start the thread. Starting twice is an error.
+
+        Raises:
+            BackendUnavailable: it was started before.
+        """
+        if self._thread is not None:
+            raise BackendUnavailable(
+                "The engine was started before.", remedy="Make a new Engine for each start."
+            )
+        self._thread = threading.Thread(target=self._loop.run, name="agentrt-engine", daemon=True)
+        self._thread.start()
+
+    async def submit(self, request: EngineRequest) -> TurnStream:
+        """Hand in a turn and return its stream once the scheduler has taken it.
+
+        Raises:
+            InvalidRequest: a field is wrong, or the turn id is in use.
+            ProgramTooLarge: the turn can never fit the page pool.
+            QueueFull: too many turns are waiting.
+            BackendUnavailable: the engine is not running, is shutting down, or has broken.
+        """
+        request.validate()
+        output = TurnOutput(
+            request.sampling,
+            tokenizer=self._tokenizer,
+            eos_ids=self._eos_ids,
+            forced=request.forced is not None,
+        )
+        stream = TurnStream(request.turn_id, Bridge.here(), self.cancel)
+        forced = request.forced
+        turn = TurnRequest(
+            turn_id=request.turn_id,
+            program_id=request.program_id,
+            tokens=TokenList(request.prompt),
+            max_output=request.sampling.max_tokens if forced is None else len(forced),
+            context=request.context,
+            tenant=request.tenant,
+            next_tool=request.next_tool,
+            last=request.last,
+        )
+        if self._thread is None:
+            raise BackendUnavailable(
+                "The engine was not started.", remedy="Call start(), or use `async with engine`."
+            )
+        self._loop.submit(turn, request.prompt, request.sampling, forced, output, stream)
+        await stream.accepted()
+        return stream
+
+    def cancel(self, turn_id: str) -> None:
+        """Have a turn end at the next commit; unknown ids are ignored. Any thread may call this."""
+        self._loop.cancel(turn_id)
+
+    def end_program(self, program_id: str) -> None:
+        """Cancel a program's turns and release what is kept for it. Any thread may call this."""
+        self._loop.call(lambda scheduler, now: scheduler.end_program(program_id, now))
+
+    def tool_event(self, event: ToolEvent) -> None:
+        """Pass on what a sandbox reports. Any thread may call this."""
+        self._loop.call(lambda scheduler, now: scheduler.tool_event(event, now))
+
+    def statistics(self) -> EngineStatistics:
+        """Return the figures of the last step; never blocks."""
+        return self._loop.statistics()
+
+    async def aclose(self, drain: float = 0.0) -> None:
+        """Take no more turns, let the open ones run for ``drain`` seconds, cancel the rest, end.
+
+        Idempotent; a second call may only bring the end nearer.
+        """
+        self._loop.close(self._clock() + drain)
+        if self._thread is not None:
+            await anyio.to_thread.run_sync(self._thread.join, abandon_on_cancel=True)
+
+    async def __aenter__(self) -> Engine:
+        self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with anyio.CancelScope(shield=True):
+            await self.aclose()
+
+    def __repr__(self) -> str:
+        figures = self.statistics()
+        return f"<Engine [{figures.state}, {figures.turns} turns, {figures.steps} steps]>"

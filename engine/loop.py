@@ -1,0 +1,368 @@
+"""What the engine's thread does, cycle by cycle, until it is closed."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+from agentrt.engine.backend import EngineSample, TurnBackend
+from agentrt.engine.output import OutputPiece, TurnOutput
+from agentrt.engine.params import SamplingParams
+from agentrt.engine.stream import Bridge, Chunk, TurnStream
+from agentrt.errors import AgentRTError, BackendUnavailable, InternalError, InvalidRequest
+from agentrt.scheduling.plan import (
+    Event,
+    Sample,
+    SchedulerProtocol,
+    SchedulerStatistics,
+    StepPlan,
+    StepResult,
+    TurnFinished,
+    TurnRequest,
+    TurnStats,
+)
+
+__all__ = ["EngineLoop", "EngineState", "EngineStatistics"]
+
+EngineState: TypeAlias = Literal["running", "closing", "closed", "broken"]
+
+_logger = logging.getLogger(__name__)
+
+_IDLE_WAIT = 1.0
+"""Seconds between looks around while there is no turn at all; a command ends the wait at once."""
+_STALL_WAIT = 0.01
+"""Seconds until the scheduler is asked again after it had turns but nothing to run."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStatistics:
+    """Figures as of the last step. Counters are since the start; times are the clock's seconds."""
+
+    state: EngineState
+    turns: int
+    """Turns taken and not ended: waiting or running."""
+    steps: int
+    step_seconds: float
+    """All steps: run and commit."""
+    last_step_seconds: float
+    last_step_tokens: int
+    failed_steps: int
+    """Steps that the backend raised in."""
+    callback_errors: int
+    scheduler: SchedulerStatistics
+
+
+@dataclass(slots=True, eq=False)
+class _Turn:
+    stream: TurnStream
+    output: TurnOutput
+    piece: OutputPiece | None = None
+    """What the current step added."""
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Submit:
+    request: TurnRequest
+    prompt: Sequence[int]
+    sampling: SamplingParams
+    forced: Sequence[int] | None
+    output: TurnOutput
+    stream: TurnStream
+
+
+_Call: TypeAlias = Callable[[SchedulerProtocol, float], object]
+_Delivery: TypeAlias = tuple[TurnStream, Chunk, TurnStats | None, str | None]
+
+
+class EngineLoop:
+    """Owns scheduler and backend. ``run`` is the thread; other public methods only post to it."""
+
+    def __init__(
+        self,
+        scheduler: SchedulerProtocol,
+        backend: TurnBackend,
+        *,
+        clock: Callable[[], float],
+        on_event: Callable[[Event], None] | None,
+        check: bool,
+    ) -> None:
+        self._scheduler = scheduler
+        self._backend = backend
+        self._clock = clock
+        self._on_event = on_event
+        self._check = check
+        self._turns: dict[str, _Turn] = {}
+        self._stalled = False
+        # Shared with other threads, under the condition's lock:
+        self._changed = threading.Condition()
+        self._commands: deque[_Submit | _Call] = deque()
+        self._deadline: float | None = None
+        self._state: EngineState = "running"
+        self._cause = ""
+        # Replaced whole by the thread, read by anyone:
+        self._figures = EngineStatistics("running", 0, 0, 0.0, 0.0, 0, 0, 0, scheduler.statistics())
+
+    # --- posting, from any thread ---------------------------------------------------------------
+
+    def submit(
+        self,
+        request: TurnRequest,
+        prompt: Sequence[int],
+        sampling: SamplingParams,
+        forced: Sequence[int] | None,
+        output: TurnOutput,
+        stream: TurnStream,
+    ) -> None:
+        """Post a turn; ``stream.answer`` is called once it is taken or refused.
+
+        Raises:
+            BackendUnavailable: the engine takes no more turns.
+        """
+        with self._changed:
+            if self._state != "running":
+                raise self._unavailable()
+            self._commands.append(_Submit(request, prompt, sampling, forced, output, stream))
+            self._changed.notify()
+
+    def call(self, function: _Call) -> None:
+        """Have ``function(scheduler, now)`` called before the next plan."""
+        with self._changed:
+            if self._state in ("running", "closing"):
+                self._commands.append(function)
+                self._changed.notify()
+
+    def cancel(self, turn_id: str) -> None:
+        """Have a turn end at the next commit."""
+        self.call(lambda scheduler, now: scheduler.cancel(turn_id, now))
+
+    def close(self, deadline: float) -> None:
+        """Take no more turns; cancel those still open at ``deadline``, then end the thread."""
+        with self._changed:
+            if self._state == "running":
+                self._state = "closing"
+            self._deadline = deadline if self._deadline is None else min(self._deadline, deadline)
+            self._changed.notify()
+
+    def statistics(self) -> EngineStatistics:
+        """Return the figures of the last step."""
+        return replace(self._figures, state=self._state)
+
+    def _unavailable(self) -> BackendUnavailable:
+        if self._state == "broken":
+            return BackendUnavailable(
+                f"The engine has stopped after an internal error: {self._cause}.",
+                remedy="Restart it; this is a bug in agentrt, please report the log.",
+            )
+        return BackendUnavailable(
+            "The engine is shutting down.", remedy="Send the turn again once it is back."
+        )
+
+    # --- the thread -----------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Cycle until closed. An exception of the scheduler ends every turn and the engine."""
+        try:
+            while self._cycle():
+                pass
+            self._end("closed")
+        except Exception as error:
+            _logger.exception("The engine stops: its scheduler or its own code raised")
+            self._end("broken", f"{type(error).__name__}: {error}")
+
+    def _cycle(self) -> bool:
+        """Do one round; False once closed and empty."""
+        commands, deadline = self._take()
+        self._obey(commands)
+        if deadline is not None:
+            if not self._turns:
+                return False
+            if self._clock() >= deadline:
+                self._cancel_all()
+        plan = self._scheduler.plan(self._clock())
+        self._stalled = not plan.slices
+        if plan.slices:
+            self._step(plan)
+        else:
+            self._deliver(self._scheduler.take_events(), plan)
+            self._count(0, 0.0, steps=0)
+        return True
+
+    def _take(self) -> tuple[list[_Submit | _Call], float | None]:
+        """Return the commands posted since; wait a bounded time where there is nothing to do."""
+        with self._changed:
+            if not self._commands and self._turns and self._stalled:
+                self._changed.wait(_STALL_WAIT)
+            elif not self._commands and not self._turns and self._deadline is None:
+                self._changed.wait(_IDLE_WAIT)
+            commands = list(self._commands)
+            self._commands.clear()
+            return commands, self._deadline
+
+    def _obey(self, commands: list[_Submit | _Call]) -> None:
+        for index, command in enumerate(commands):
+            try:
+                if isinstance(command, _Submit):
+                    self._open(command)
+                else:
+                    command(self._scheduler, self._clock())
+            except BaseException:
+                # Nobody may be left waiting for an answer: _end refuses what is queued here.
+                with self._changed:
+                    self._commands.extendleft(reversed(commands[index:]))
+                raise
+
+    def _open(self, command: _Submit) -> None:
+        turn_id = command.request.turn_id
+        refusal = self._try_open(command)
+        if refusal is None:
+            self._turns[turn_id] = _Turn(command.stream, command.output)
+        if not command.stream.bridge.post(command.stream.answer, refusal) and refusal is None:
+            self._scheduler.cancel(turn_id, self._clock())
+
+    def _try_open(self, command: _Submit) -> AgentRTError | None:
+        """Open a turn in backend and scheduler; return what either refuses it with."""
+        turn_id = command.request.turn_id
+        if turn_id in self._turns:
+            return InvalidRequest(
+                f"The turn id {turn_id!r} is in use.", remedy="Give every turn an id of its own."
+            )
+        try:
+            self._backend.open(turn_id, command.prompt, command.sampling, command.forced)
+        except AgentRTError as error:
+            return error
+        except Exception as error:
+            _logger.exception("The backend could not open turn %s", turn_id)
+            return InternalError(f"The backend could not open the turn: {error!r}.")
+        try:
+            self._scheduler.submit(command.request, self._clock())
+        except InternalError:
+            raise
+        except AgentRTError as error:
+            self._backend.close(turn_id)
+            return error
+        return None
+
+    def _cancel_all(self) -> None:
+        for turn_id in self._turns:
+            self._scheduler.cancel(turn_id, self._clock())
+
+    def _step(self, plan: StepPlan) -> None:
+        started = self._clock()
+        result = self._read(self._compute(plan))
+        events = self._scheduler.commit(plan, result, self._clock())
+        self._deliver([*events, *self._scheduler.take_events()], plan)
+        if self._check:
+            self._scheduler.check_integrity()
+        self._count(plan.tokens, self._clock() - started)
+
+    def _compute(self, plan: StepPlan) -> StepResult:
+        """Run the backend; if it raises, every turn of the step fails and no other."""
+        try:
+            return self._backend.run(plan)
+        except Exception as error:
+            _logger.exception("A step of %d turns failed", len(plan.slices))
+            self._figures = replace(self._figures, failed_steps=self._figures.failed_steps + 1)
+            text = f"The step failed: {type(error).__name__}: {error}"
+            failed = EngineSample((), "failed", error=text)
+            return StepResult({piece.turn_id: failed for piece in plan.slices})
+
+    def _read(self, result: StepResult) -> StepResult:
+        """Read the samples as output; what the scheduler gets says which turns have stopped."""
+        samples: dict[str, Sample] = {}
+        for turn_id, sample in result.samples.items():
+            turn = self._turns[turn_id]
+            if sample.finish == "failed":
+                turn.error = getattr(sample, "error", None) or "The step failed."
+                samples[turn_id] = Sample((), "failed")
+                continue
+            turn.piece = piece = turn.output.push(sample)
+            samples[turn_id] = Sample(piece.tokens, "stop" if piece.stopped else None, sample.tool)
+        return StepResult(samples)
+
+    # --- handing out ----------------------------------------------------------------------------
+
+    def _deliver(self, events: Sequence[Event], plan: StepPlan) -> None:
+        """Hand out what the step brought: one post a loop, whatever the number of turns."""
+        posts: dict[Bridge, list[_Delivery]] = {}
+        for event in events:
+            if isinstance(event, TurnFinished):
+                self._finish(event.stats, posts)
+            self._tell(event)
+        for piece in plan.slices:
+            turn = self._turns.get(piece.turn_id)
+            if turn is not None and turn.piece is not None:
+                chunk = Chunk(turn.piece.tokens, turn.piece.text, turn.piece.logprobs)
+                turn.piece = None
+                posts.setdefault(turn.stream.bridge, []).append((turn.stream, chunk, None, None))
+        for bridge, deliveries in posts.items():
+            if not bridge.post(_feed_all, deliveries):
+                self._abandon(deliveries)
+
+    def _finish(self, stats: TurnStats, posts: dict[Bridge, list[_Delivery]]) -> None:
+        turn = self._turns.pop(stats.turn_id, None)
+        if turn is None:
+            return
+        self._backend.close(stats.turn_id)
+        if turn.error is not None and stats.reason != "failed":
+            stats = replace(stats, reason="failed")
+        piece = turn.piece or OutputPiece((), "", (), False)
+        text = piece.text + turn.output.finish()
+        chunk = Chunk(piece.tokens, text, piece.logprobs, stats.reason)
+        posts.setdefault(turn.stream.bridge, []).append((turn.stream, chunk, stats, turn.error))
+
+    def _abandon(self, deliveries: list[_Delivery]) -> None:
+        """Cancel turns whose reader's loop has ended."""
+        for stream, *_ in deliveries:
+            if stream.turn_id in self._turns:
+                self._scheduler.cancel(stream.turn_id, self._clock())
+
+    def _tell(self, event: Event) -> None:
+        if self._on_event is None:
+            return
+        try:
+            self._on_event(event)
+        except Exception:
+            _logger.exception("on_event raised for %s", type(event).__name__)
+            self._figures = replace(
+                self._figures, callback_errors=self._figures.callback_errors + 1
+            )
+
+    def _count(self, tokens: int, seconds: float, steps: int = 1) -> None:
+        old = self._figures
+        self._figures = EngineStatistics(
+            state=old.state,
+            turns=len(self._turns),
+            steps=old.steps + steps,
+            step_seconds=old.step_seconds + seconds,
+            last_step_seconds=seconds if steps else old.last_step_seconds,
+            last_step_tokens=tokens if steps else old.last_step_tokens,
+            failed_steps=old.failed_steps,
+            callback_errors=old.callback_errors,
+            scheduler=self._scheduler.statistics(),
+        )
+
+    def _end(self, state: EngineState, cause: str = "") -> None:
+        """Refuse what is queued and fail what is open; nobody is left waiting."""
+        with self._changed:
+            self._state, self._cause = state, cause
+            commands, self._commands = self._commands, deque()
+        for command in commands:
+            if isinstance(command, _Submit):
+                command.stream.bridge.post(command.stream.answer, self._unavailable())
+        for turn in self._turns.values():
+            chunk = Chunk((), "", (), "failed")
+            error = f"The engine has stopped: {cause}"
+            turn.stream.bridge.post(turn.stream.feed, chunk, None, error)
+        self._figures = replace(self._figures, turns=0)
+        self._turns.clear()
+
+
+def _feed_all(deliveries: list[_Delivery]) -> None:
+    """Run in the readers' loop."""
+    for stream, chunk, stats, error in deliveries:
+        stream.feed(chunk, stats, error)

@@ -1,0 +1,131 @@
+"""How the next token is to be chosen: the request's side, checked before anything runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from agentrt.errors import InvalidRequest
+
+__all__ = ["MAX_LOGPROBS", "SamplingParams"]
+
+MAX_LOGPROBS = 20
+_SEEDS = range(-(2**63), 2**64)
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """What a request asks of the sampler. The defaults are those of the OpenAI API.
+
+    The steps are applied in this order: penalties, ``temperature``, ``top_k``, ``top_p`` (of what
+    ``top_k`` left), ``min_p``. ``temperature=0`` takes the most likely token after the penalties.
+    """
+
+    max_tokens: int = 256
+    """Output tokens at most, at least 1; the turn then ends with reason ``length``."""
+    temperature: float = 1.0
+    """Logits are divided by it; 0 is greedy."""
+    top_k: int = 0
+    """Keep the k most likely tokens, and those exactly as likely as the k-th; 0 keeps all."""
+    top_p: float = 1.0
+    """Keep the most likely tokens until their probability reaches this; in (0, 1]."""
+    min_p: float = 0.0
+    """Keep tokens at least this times as likely as the most likely one; in [0, 1]."""
+    repetition_penalty: float = 1.0
+    """Divide positive (multiply negative) logits of tokens seen in prompt or output; in (0, 10]."""
+    presence_penalty: float = 0.0
+    """Subtracted once from the logit of every token of the output so far; in [-2, 2]."""
+    frequency_penalty: float = 0.0
+    """Subtracted from a token's logit for each time it is in the output so far; in [-2, 2]."""
+    seed: int | None = None
+    """Same seed, same prompt, same parameters: same output. None draws one for the request."""
+    stop: tuple[str, ...] = ()
+    """Texts that end the turn; the text that is handed out ends before the first of them."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Tokens that end the turn, besides the model's own end tokens."""
+    ignore_eos: bool = False
+    """The model's own end tokens do not end the turn."""
+    logprobs: int | None = None
+    """None: none. n: the chosen token's log probability and those of the n most likely tokens."""
+
+    def validate(self) -> None:
+        """Check every field.
+
+        Raises:
+            InvalidRequest: a field is out of its range; the message names field, value and range.
+        """
+        for name, allowed, valid in _RULES:
+            value = getattr(self, name)
+            if not valid(value):
+                raise InvalidRequest(
+                    f"{name} is {value!r}, but must be {allowed}.",
+                    remedy=f"Set {name} to {allowed}, or leave it out.",
+                )
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the most likely token is taken."""
+        return self.temperature == 0
+
+    @property
+    def penalised(self) -> bool:
+        """Whether the tokens so far change the logits."""
+        return (
+            self.repetition_penalty != 1
+            or self.presence_penalty != 0
+            or self.frequency_penalty != 0
+        )
+
+
+def _integer(low: int, high: int | None = None) -> Callable[[object], bool]:
+    def check(value: object) -> bool:
+        if not isinstance(value, int) or isinstance(value, bool):
+            return False
+        return value >= low and (high is None or value <= high)
+
+    return check
+
+
+def _number(low: float, high: float, *, above: bool = False) -> Callable[[object], bool]:
+    """Check ``low <= value <= high``, or ``low < value`` if ``above``; NaN and infinity fail."""
+
+    def check(value: object) -> bool:
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            return False
+        return math.isfinite(value) and (value > low if above else value >= low) and value <= high
+
+    return check
+
+
+def _texts(value: object) -> bool:
+    return isinstance(value, tuple) and all(isinstance(text, str) and text for text in value)
+
+
+def _tokens(value: object) -> bool:
+    return isinstance(value, tuple) and all(map(_integer(0), value))
+
+
+def _seed(value: object) -> bool:
+    return value is None or (_integer(_SEEDS.start)(value) and value in _SEEDS)
+
+
+def _logprobs(value: object) -> bool:
+    return value is None or _integer(0, MAX_LOGPROBS)(value)
+
+
+_RULES: tuple[tuple[str, str, Callable[[object], bool]], ...] = (
+    ("max_tokens", "a whole number of at least 1", _integer(1)),
+    ("temperature", "a number of at least 0 (0 is greedy)", _number(0, math.inf)),
+    ("top_k", "a whole number of at least 0 (0 keeps all tokens)", _integer(0)),
+    ("top_p", "a number above 0 and at most 1", _number(0, 1, above=True)),
+    ("min_p", "a number from 0 to 1", _number(0, 1)),
+    ("repetition_penalty", "a number above 0 and at most 10", _number(0, 10, above=True)),
+    ("presence_penalty", "a number from -2 to 2", _number(-2, 2)),
+    ("frequency_penalty", "a number from -2 to 2", _number(-2, 2)),
+    ("seed", "a whole number from -2**63 to 2**64-1", _seed),
+    ("stop", "a tuple of texts, none of them empty", _texts),
+    ("stop_token_ids", "a tuple of token ids, whole numbers of at least 0", _tokens),
+    ("ignore_eos", "True or False", lambda value: isinstance(value, bool)),
+    ("logprobs", f"None or a whole number from 0 to {MAX_LOGPROBS}", _logprobs),
+)
