@@ -1,0 +1,77 @@
+"""What a batch looks like to attention, and what an attention implementation must do with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+__all__ = ["Attention", "AttentionStep", "BatchLayout", "SliceLayout"]
+
+
+@dataclass(frozen=True, slots=True)
+class SliceLayout:
+    """One sequence's part of a batch: its tokens at positions ``[start, start + count)``.
+
+    ``pages`` is the sequence's page table: position ``p`` lives in ``pages[p // page_size]`` at
+    offset ``p % page_size``. It covers at least ``start + count`` tokens; the rest is not read.
+    """
+
+    start: int
+    count: int
+    pages: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLayout:
+    """The slices of one step, in the order in which their tokens stand in the batch."""
+
+    slices: tuple[SliceLayout, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Return how many tokens the batch has: the first dimension of q, k and v."""
+        return sum(piece.count for piece in self.slices)
+
+
+class AttentionStep(Protocol):
+    """Attention for one batch: prepared once, then called once a layer."""
+
+    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """Store ``k`` and ``v`` in the slices' pages, then attend causally over each sequence.
+
+        Args:
+            layer: which layer's pages to use.
+            q: queries ``[T, query heads, head dim]``, rotated.
+            k: keys ``[T, kv heads, head dim]``, rotated.
+            v: values ``[T, kv heads, head dim]``.
+
+        Returns:
+            ``[T, query heads, head dim]`` in the dtype of ``q``. A sequence's rows do not depend on
+            the other slices, nor (beyond rounding) on how its earlier tokens were cut into steps.
+        """
+        ...
+
+
+class Attention(Protocol):
+    """Owns the pages of keys and values, and plans steps over them."""
+
+    @property
+    def num_pages(self) -> int:
+        """Return how many pages there are."""
+        ...
+
+    @property
+    def page_size(self) -> int:
+        """Return how many tokens a page holds."""
+        ...
+
+    def plan(self, layout: BatchLayout) -> AttentionStep:
+        """Prepare one step. The step is valid until the next call of ``plan``.
+
+        Raises:
+            InternalError: a slice is empty, or its page table is too short or out of range.
+        """
+        ...

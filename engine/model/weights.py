@@ -1,0 +1,250 @@
+"""Load a decoder from safetensors, single or sharded, after checking every header first."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from agentrt.engine.model.config import ModelConfig, read_json
+from agentrt.engine.model.decoder import Decoder, Layer
+from agentrt.engine.model.linear import Linear
+from agentrt.errors import ModelError
+
+__all__ = ["Checkpoint", "load_model", "tensor_shapes"]
+
+Shape = tuple[int, ...]
+
+_INDEX = "model.safetensors.index.json"
+_SINGLE = "model.safetensors"
+_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+_AGAIN = "Download the model again."
+
+
+def tensor_shapes(config: ModelConfig) -> dict[str, Shape]:
+    """Return name and shape of every tensor that a checkpoint of this shape must hold."""
+    h, d = config.hidden_size, config.head_dim
+    shapes: dict[str, Shape] = {
+        "model.embed_tokens.weight": (config.vocab_size, h),
+        "model.norm.weight": (h,),
+    }
+    if not config.tied_embeddings:
+        shapes["lm_head.weight"] = (config.vocab_size, h)
+    for index in range(config.num_layers):
+        layer = f"model.layers.{index}."
+        shapes[layer + "input_layernorm.weight"] = (h,)
+        shapes[layer + "post_attention_layernorm.weight"] = (h,)
+        for name, rows, columns, bias in _linears(config):
+            shapes[f"{layer}{name}.weight"] = (rows, columns)
+            if bias:
+                shapes[f"{layer}{name}.bias"] = (rows,)
+        if config.qk_norm:
+            shapes[layer + "self_attn.q_norm.weight"] = (d,)
+            shapes[layer + "self_attn.k_norm.weight"] = (d,)
+    return shapes
+
+
+def _linears(config: ModelConfig) -> Iterator[tuple[str, int, int, bool]]:
+    """Yield name, outputs, inputs and whether there is a bias, for the linears of one layer."""
+    h, f = config.hidden_size, config.intermediate_size
+    q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    yield "self_attn.q_proj", q, h, config.qkv_bias
+    yield "self_attn.k_proj", kv, h, config.qkv_bias
+    yield "self_attn.v_proj", kv, h, config.qkv_bias
+    yield "self_attn.o_proj", h, q, config.out_bias
+    yield "mlp.gate_proj", f, h, config.mlp_bias
+    yield "mlp.up_proj", f, h, config.mlp_bias
+    yield "mlp.down_proj", h, f, config.mlp_bias
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One tensor as its file's header describes it."""
+
+    file: Path
+    dtype: str
+    shape: Shape
+
+
+class Checkpoint:
+    """The tensors of a model directory by name; opening it reads headers only.
+
+    Raises:
+        ModelError: no safetensors file, a missing or truncated shard, or a broken index.
+    """
+
+    def __init__(self, directory: Path | str) -> None:
+        self.directory = Path(directory)
+        self._entries: dict[str, _Entry] = {}
+        for file in self._files():
+            for name, entry in _read_header(file).items():
+                self._entries[name] = entry
+
+    def _files(self) -> list[Path]:
+        """Return the shards in order: those the index names, else the single file."""
+        index = self.directory / _INDEX
+        if index.is_file():
+            names = read_json(index).get("weight_map")
+            if not isinstance(names, Mapping) or not names:
+                raise ModelError(f"{index} has no weight_map.", remedy=_AGAIN)
+            files = [self.directory / name for name in sorted({str(n) for n in names.values()})]
+        else:
+            files = [self.directory / _SINGLE]
+        for file in files:
+            if not file.is_file():
+                raise ModelError(
+                    f"{file} does not exist.",
+                    remedy=f"Complete the download; weights must be safetensors ({_SINGLE} or "
+                    f"shards named by {_INDEX}).",
+                )
+        return files
+
+    def check(self, config: ModelConfig) -> None:
+        """Compare every header entry with what ``config`` needs; reads no weight.
+
+        Raises:
+            ModelError: a tensor is missing, of the wrong shape or dtype, or not understood.
+        """
+        wanted = tensor_shapes(config)
+        for name, shape in wanted.items():
+            entry = self._entries.get(name)
+            if entry is None:
+                raise ModelError(
+                    f"{self.directory}: the checkpoint lacks the tensor {name}.", remedy=_AGAIN
+                )
+            if entry.shape != shape or entry.dtype not in _DTYPES:
+                raise ModelError(
+                    f"{entry.file}: {name} is {entry.dtype} {list(entry.shape)}, but config.json "
+                    f"asks for {list(shape)} in {', '.join(_DTYPES)}.",
+                    remedy="Use the config.json that belongs to these weights.",
+                )
+        for name in sorted(self._entries.keys() - wanted.keys()):
+            if not _ignorable(name, config):
+                raise ModelError(
+                    f"{self._entries[name].file}: tensor {name} is not part of a dense "
+                    f"{config.arch} model.",
+                    remedy="Use an unquantized checkpoint of a supported architecture.",
+                )
+
+    def fill(self, targets: Mapping[str, torch.Tensor]) -> None:
+        """Copy tensors into ``targets`` (shapes already checked), converting the dtype."""
+        by_file: dict[Path, list[str]] = {}
+        for name in targets:
+            by_file.setdefault(self._entries[name].file, []).append(name)
+        for file, names in by_file.items():
+            with safe_open(str(file), framework="pt") as source:
+                for name in names:
+                    targets[name].copy_(source.get_tensor(name))
+
+
+def _ignorable(name: str, config: ModelConfig) -> bool:
+    """Say whether a surplus tensor changes nothing: a copy of the embedding, or old buffers."""
+    if name == "lm_head.weight":
+        return config.tied_embeddings
+    return name.endswith("rotary_emb.inv_freq")
+
+
+def _read_header(file: Path) -> dict[str, _Entry]:
+    """Parse a safetensors header, and check that the file is as long as it says."""
+    try:
+        with safe_open(str(file), framework="pt") as source:
+            found = {}
+            for name in source.keys():  # noqa: SIM118 - not a mapping
+                part = source.get_slice(name)
+                found[name] = _Entry(file, part.get_dtype(), tuple(part.get_shape()))
+            return found
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise ModelError(
+            f"{file} is not a whole safetensors file: {error}.", remedy=_AGAIN
+        ) from error
+
+
+def load_model(
+    directory: Path | str, *, dtype: torch.dtype | None = None, device: str = "cpu"
+) -> Decoder:
+    """Load a decoder from a Hugging Face model directory.
+
+    Args:
+        directory: holds ``config.json`` and safetensors.
+        dtype: ``torch.float32`` or ``torch.bfloat16``; None takes the checkpoint's own.
+        device: torch device of the weights.
+
+    Raises:
+        ModelError: anything is missing, inconsistent or unsupported; found before weights are read.
+    """
+    config = ModelConfig.from_directory(directory)
+    chosen = getattr(torch, config.dtype) if dtype is None else dtype
+    if chosen not in (torch.float32, torch.bfloat16):
+        raise ModelError(
+            f"{directory}: {chosen} is not computed in.", remedy="Ask for float32 or bfloat16."
+        )
+    checkpoint = Checkpoint(directory)
+    checkpoint.check(config)
+    return _Builder(config, chosen, device).build(checkpoint)
+
+
+class _Builder:
+    """Allocates the fused weights and remembers which part each checkpoint tensor fills."""
+
+    def __init__(self, config: ModelConfig, dtype: torch.dtype, device: str) -> None:
+        self._config = config
+        self._dtype = dtype
+        self._device = device
+        self._shapes = tensor_shapes(config)
+        self._targets: dict[str, torch.Tensor] = {}
+
+    def build(self, checkpoint: Checkpoint) -> Decoder:
+        """Allocate everything, fill it from the checkpoint, and put the decoder together."""
+        config = self._config
+        embedding = self._fused(["model.embed_tokens.weight"])
+        layers = [self._layer(f"model.layers.{index}.") for index in range(config.num_layers)]
+        norm = self._fused(["model.norm.weight"])
+        head = embedding if config.tied_embeddings else self._fused(["lm_head.weight"])
+        checkpoint.fill(self._targets)
+        return Decoder(config, embedding, layers, norm, Linear(head))
+
+    def _fused(self, names: list[str]) -> torch.Tensor:
+        """Allocate one tensor for ``names`` along their first dimension, one after another."""
+        shapes = [self._shapes[name] for name in names]
+        rows = [shape[0] for shape in shapes]
+        whole = torch.empty((sum(rows), *shapes[0][1:]), dtype=self._dtype, device=self._device)
+        for name, part in zip(names, torch.split(whole, rows), strict=True):
+            self._targets[name] = part
+        return whole
+
+    def _linear(self, prefix: str, names: list[str]) -> Linear:
+        weight = self._fused([f"{prefix}{name}.weight" for name in names])
+        biases = [f"{prefix}{name}.bias" for name in names]
+        return Linear(weight, self._fused(biases) if biases[0] in self._shapes else None)
+
+    def _layer(self, prefix: str) -> Layer:
+        attention = prefix + "self_attn."
+        return Layer(
+            input_norm=self._fused([prefix + "input_layernorm.weight"]),
+            qkv=self._linear(attention, ["q_proj", "k_proj", "v_proj"]),
+            qk_norm=self._qk_norm(attention) if self._config.qk_norm else None,
+            out=self._linear(attention, ["o_proj"]),
+            mlp_norm=self._fused([prefix + "post_attention_layernorm.weight"]),
+            gate_up=self._linear(prefix + "mlp.", ["gate_proj", "up_proj"]),
+            down=self._linear(prefix + "mlp.", ["down_proj"]),
+        )
+
+    def _qk_norm(self, prefix: str) -> torch.Tensor:
+        """Allocate one row a head; all query heads share a weight, and so do all key heads."""
+        config = self._config
+        heads = config.num_heads + config.num_kv_heads
+        whole = torch.empty((heads, config.head_dim), dtype=self._dtype, device=self._device)
+        self._targets[prefix + "q_norm.weight"] = whole[: config.num_heads]
+        self._targets[prefix + "k_norm.weight"] = whole[config.num_heads :]
+        return whole  # copy_ broadcasts the one row over the heads
+
+
+def weight_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
+    """Return the bytes that a loaded model's weights take."""
+    count = sum(math.prod(shape) for shape in tensor_shapes(config).values())
+    return count * dtype.itemsize
