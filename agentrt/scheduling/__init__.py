@@ -3,3 +3,17 @@
 Pure: no torch, no clock, no files, no threads. It must not know the engine; the page cache that it
 drives is handed in.
 """
+
+from agentrt.scheduling.cost import OnlinePrefillCost
+from agentrt.scheduling.policy import Policy
+from agentrt.scheduling.registry import make_policy, policy_names
+from agentrt.scheduling.scheduler import Scheduler, SchedulerConfig
+
+__all__ = [
+    "OnlinePrefillCost",
+    "Policy",
+    "Scheduler",
+    "SchedulerConfig",
+    "make_policy",
+    "policy_names",
+]

@@ -1,0 +1,204 @@
+"""Drives a scheduler over random programs with the fake backend, checking what always holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from agentrt.engine.kv import PageCache
+from agentrt.scheduling import Scheduler, SchedulerConfig, make_policy
+from agentrt.scheduling.fake import FakeBackend
+from agentrt.scheduling.plan import (
+    Event,
+    PinEnded,
+    StepPlan,
+    TurnAdmitted,
+    TurnFinished,
+    TurnPreempted,
+    TurnRequest,
+    TurnStats,
+)
+from agentrt.scheduling.tokens import TokenList
+
+MAX_STEPS = 20_000
+
+
+@dataclass(frozen=True)
+class TurnScript:
+    """A turn: new prompt tokens, output tokens, the gap before it, and hints that may lie."""
+
+    new: int
+    output: int
+    gap: float
+    tool: str | None = None
+    last: bool = False
+    cancel_after: int | None = None
+    rewind: int = 0
+
+
+@dataclass(frozen=True)
+class ProgramScript:
+    arrival: float
+    turns: Sequence[TurnScript]
+    prefix: int = 0
+    ends: bool = True
+
+
+@dataclass
+class Log:
+    stats: dict[str, TurnStats] = field(default_factory=dict)
+    outputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    pins: list[PinEnded] = field(default_factory=list)
+    plans: list[tuple[tuple[str, int, int], ...]] = field(default_factory=list)
+    admissions: list[str] = field(default_factory=list)
+    preempted: int = 0
+
+
+class Driver:
+    """One run. ``pool`` is in pages."""
+
+    def __init__(
+        self,
+        policy: str,
+        programs: Sequence[ProgramScript],
+        *,
+        pool: int = 16,
+        page: int = 4,
+        config: SchedulerConfig | None = None,
+    ) -> None:
+        self.config = config or SchedulerConfig(token_budget=16, max_seqs=4, max_wait=5.0)
+        made = make_policy(policy)
+        self.kv = PageCache(pool, page, made.retention.score)
+        self.scheduler = Scheduler(self.kv, made, self.config)
+        self.backend = FakeBackend(seconds_per_token=0.05)
+        self.programs = programs
+        self.log = Log()
+        self._history: dict[int, list[int]] = {}
+        self._waiting: dict[str, float] = {}
+        self._where: dict[str, tuple[int, int]] = {}
+        self._tokens: dict[str, TokenList] = {}
+        self._steps_seen: dict[str, int] = {}
+        self._due = [(script.arrival, index, 0) for index, script in enumerate(programs)]
+
+    def run(self) -> Log:
+        for _ in range(MAX_STEPS):
+            self._submit_due()
+            plan = self.scheduler.plan(self.backend.now)
+            self._take(self.scheduler.take_events())
+            self._check_plan(plan)
+            if plan.slices:
+                result = self.backend.run(plan)
+                self._take(self.scheduler.commit(plan, result, self.backend.now))
+            elif self._due:
+                self.backend.now = max(self.backend.now, min(self._due)[0])
+            else:
+                break
+            self.scheduler.check_integrity()
+        else:
+            raise AssertionError("the run does not end")
+        return self.log
+
+    def _submit_due(self) -> None:
+        now = self.backend.now
+        for due in sorted(entry for entry in self._due if entry[0] <= now):
+            self._due.remove(due)
+            self._submit(due[1], due[2])
+
+    def _submit(self, program: int, index: int) -> None:
+        script = self.programs[program]
+        turn = script.turns[index]
+        shared = list(range(script.prefix))
+        past = self._history.get(program, shared)
+        past = past[: max(len(past) - turn.rewind, 0)]
+        prompt = past + [1000 * (program + 1) + 10 * index + i % 10 for i in range(turn.new)]
+        prompt = prompt or [0]
+        turn_id = f"{program}/{index}"
+        room = self.kv.total * self.kv.page_size
+        if len(prompt) + turn.output > room:
+            self._end(program)
+            return
+        tokens = TokenList(prompt)
+        request = TurnRequest(
+            turn_id, str(program), tokens, turn.output, next_tool=turn.tool, last=turn.last
+        )
+        self.scheduler.submit(request, self.backend.now)
+        self._tokens[turn_id], self._where[turn_id] = tokens, (program, index)
+        self._waiting[turn_id] = self.backend.now
+
+    def _check_plan(self, plan: StepPlan) -> None:
+        self.log.plans.append(tuple((s.turn_id, s.start, s.count) for s in plan.slices))
+        assert plan.tokens <= self.config.token_budget
+        assert len(plan.slices) <= self.config.max_seqs
+        page = self.kv.page_size
+        written: set[int] = set()
+        for piece in plan.slices:
+            assert piece.count >= 1
+            assert len(piece.pages) * page >= piece.start + piece.count
+            length = len(self._tokens[piece.turn_id])
+            assert piece.sample == (piece.start + piece.count == length)
+            own = set(piece.pages[piece.start // page : -(-(piece.start + piece.count) // page)])
+            assert not own & written, "two turns write the same page"
+            written |= own
+        for piece in plan.slices:
+            assert not set(piece.pages[: piece.start // page]) & written, "a read page is written"
+
+    def _take(self, events: list[Event]) -> None:
+        for event in events:
+            if isinstance(event, TurnAdmitted):
+                self._check_overtaking(event)
+                self.log.admissions.append(event.turn_id)
+            elif isinstance(event, TurnPreempted):
+                self._waiting[event.turn_id] = self.log_submitted(event.turn_id)
+                self.log.preempted += 1
+            elif isinstance(event, PinEnded):
+                self.log.pins.append(event)
+            else:
+                self._finished(event)
+        self._cancel_some()
+
+    def log_submitted(self, turn_id: str) -> float:
+        return self._submitted[turn_id]
+
+    @property
+    def _submitted(self) -> dict[str, float]:
+        return {turn.turn_id: turn.submitted for turn in self.scheduler._turns.values()}
+
+    def _check_overtaking(self, event: TurnAdmitted) -> None:
+        mine = self._waiting.pop(event.turn_id)
+        for other, submitted in self._waiting.items():
+            aged = event.time >= submitted + self.config.max_wait
+            assert not (aged and submitted < mine), f"{event.turn_id} overtook {other}"
+
+    def _cancel_some(self) -> None:
+        for turn_id, (program, index) in list(self._where.items()):
+            after = self.programs[program].turns[index].cancel_after
+            if after is None or turn_id in self.log.stats:
+                continue
+            self._steps_seen[turn_id] = self._steps_seen.get(turn_id, 0) + 1
+            if self._steps_seen[turn_id] == after + 1:
+                assert self.scheduler.cancel(turn_id, self.backend.now)
+                self._take(self.scheduler.take_events())
+
+    def _finished(self, event: TurnFinished) -> None:
+        stats = event.stats
+        assert stats.turn_id not in self.log.stats, "a turn ended twice"
+        parts = stats.queue_seconds + stats.prefill_seconds + stats.decode_seconds
+        assert abs(parts - (stats.finished - stats.submitted)) < 1e-6
+        self._waiting.pop(stats.turn_id, None)
+        self.log.stats[stats.turn_id] = stats
+        ids = tuple(self._tokens[stats.turn_id].ids)
+        self.log.outputs[stats.turn_id] = ids[stats.prompt_tokens :]
+        program, index = self._where[stats.turn_id]
+        self._history[program] = list(ids)
+        turns = self.programs[program].turns
+        if index + 1 < len(turns):
+            self._due.append((self.backend.now + turns[index + 1].gap, program, index + 1))
+        else:
+            self._end(program)
+
+    def _end(self, program: int) -> None:
+        if self.programs[program].ends:
+            self.scheduler.end_program(str(program), self.backend.now)
+            self.log.pins += [
+                event for event in self.scheduler.take_events() if isinstance(event, PinEnded)
+            ]

@@ -1,0 +1,102 @@
+"""Random programs, pools, policies and hints: what the scheduler promises holds for all of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agentrt.scheduling import SchedulerConfig
+from tests.scheduling.driver import Driver, ProgramScript, TurnScript
+
+POLICIES = ["fcfs", "program-fcfs", "fixed-ttl=0.3", "fixed-ttl=1000", "continuum"]
+
+turn_scripts = st.builds(
+    TurnScript,
+    new=st.integers(1, 14),
+    output=st.integers(1, 8),
+    gap=st.sampled_from([0.0, 0.01, 0.4, 3.0]),
+    tool=st.sampled_from([None, "bash", "edit"]),
+    last=st.sampled_from([False, False, False, True]),
+    cancel_after=st.sampled_from([None, None, None, 0, 2]),
+    rewind=st.sampled_from([0, 0, 3, 30]),
+)
+program_scripts = st.builds(
+    ProgramScript,
+    arrival=st.floats(0, 4).map(lambda t: round(t, 2)),
+    turns=st.lists(turn_scripts, min_size=1, max_size=4),
+    prefix=st.sampled_from([0, 0, 9]),
+    ends=st.booleans(),
+)
+configs = st.builds(
+    SchedulerConfig,
+    token_budget=st.sampled_from([5, 16, 64]),
+    max_seqs=st.integers(1, 4),
+    max_wait=st.sampled_from([0.0, 0.5, 2.0, 1e6]),
+    reserve=st.sampled_from(["prompt", "output"]),
+    pin_share=st.sampled_from([0.0, 0.5, 1.0]),
+)
+
+
+@settings(max_examples=250, deadline=None)
+@given(
+    policy=st.sampled_from(POLICIES),
+    programs=st.lists(program_scripts, min_size=1, max_size=6),
+    pool=st.integers(6, 24),
+    config=configs,
+)
+def test_every_turn_ends_once_and_nothing_leaks(policy, programs, pool, config):
+    driver = Driver(policy, programs, pool=pool, config=config)
+    log = driver.run()
+    submitted = set(driver._where)
+    assert set(log.stats) == submitted
+    for turn_id, stats in log.stats.items():
+        program, index = driver._where[turn_id]
+        if stats.reason == "length":
+            assert stats.output_tokens == programs[program].turns[index].output
+        assert stats.cached_tokens + stats.prefilled_tokens >= stats.prompt_tokens or (
+            stats.reason == "cancelled"
+        )
+    counts = driver.scheduler.statistics()
+    assert (counts.running, counts.waiting) == (0, 0)
+    assert counts.turns_finished == len(log.stats)
+    for script in range(len(programs)):
+        driver.scheduler.end_program(str(script), driver.backend.now)
+    driver.scheduler.check_integrity()
+    assert driver.kv.available() == pool
+    assert driver.scheduler.statistics().pins == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    policy=st.sampled_from(POLICIES),
+    programs=st.lists(program_scripts, min_size=1, max_size=5),
+    pool=st.integers(6, 24),
+)
+def test_same_input_gives_the_same_plans(policy, programs, pool):
+    first = Driver(policy, programs, pool=pool).run()
+    second = Driver(policy, programs, pool=pool).run()
+    assert first.plans == second.plans
+    assert first.stats == second.stats
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    policy=st.sampled_from(POLICIES),
+    programs=st.lists(program_scripts, min_size=1, max_size=5),
+    pool=st.integers(8, 24),
+)
+def test_hints_and_policies_never_change_a_token(policy, programs, pool):
+    calm = [replace(p, turns=[replace(t, cancel_after=None) for t in p.turns]) for p in programs]
+    bare = [replace(p, turns=[replace(t, tool=None, last=False) for t in p.turns]) for p in calm]
+    assert Driver(policy, calm, pool=pool).run().outputs == (
+        Driver("fcfs", bare, pool=24).run().outputs
+        if _fits(calm, pool)
+        else Driver(policy, bare, pool=pool).run().outputs
+    )
+
+
+def _fits(programs: list[ProgramScript], pool: int) -> bool:
+    """Whether the largest program fits the smaller pool, so that both runs submit every turn."""
+    return all(p.prefix + sum(t.new + t.output for t in p.turns) <= pool * 4 for p in programs)
