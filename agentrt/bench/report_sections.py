@@ -1,0 +1,276 @@
+"""The parts of a report's body as HTML: key numbers, plots, the time line's frame, tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from agentrt.bench.metrics import ENDED
+from agentrt.bench.records import RunRecord
+from agentrt.bench.report_figures import PIN_OUTCOMES, figure_value, figures_table
+from agentrt.bench.report_html import element, escape, number, percent, ratio, seconds, tokens
+from agentrt.bench.report_page import Page
+from agentrt.bench.report_plots import Bar, BarGroup, Curve, Stack, bars, cdf, stacks
+from agentrt.bench.results import Metrics
+
+__all__ = ["figures_section", "plots_section", "section", "settings_section", "stat_cards"]
+
+_PHASES = (
+    ("queue", "queue"),
+    ("prefill", "prefill"),
+    ("decode", "decode"),
+    ("tool", "tool calls"),
+    ("free", "other"),
+)
+
+
+def section(name: str, heading: str, lead: str, body: str) -> str:
+    """Return one titled section; ``name`` is its anchor."""
+    head = element("h2", escape(heading)) + (
+        element("p", escape(lead), class_="lead") if lead else ""
+    )
+    return element("section", head + body, id=name)
+
+
+# --- key numbers ----------------------------------------------------------------------------------
+
+
+def stat_cards(page: Page) -> str:
+    """Return the row of key numbers: best against baseline, or what the run did."""
+    cards = _comparison_cards(page) if page.is_comparison else _run_cards(page)
+    return element("div", "".join(cards), class_="cards") if cards else ""
+
+
+def _card(name: str, big: str, sub: str) -> str:
+    body = (
+        element("div", escape(name), class_="name")
+        + element("div", escape(big), class_="big")
+        + element("div", escape(sub), class_="sub")
+    )
+    return element("div", body, class_="card stat")
+
+
+def _comparison_cards(page: Page) -> list[str]:
+    if page.best is None:
+        return []
+    others = [name for name in page.policies if name != page.best]
+    baseline = "fcfs" if "fcfs" in others else others[0]
+    mine, theirs = page.metrics[page.best], page.metrics.get(baseline, {})
+    wanted: list[tuple[str, str, Callable[[float], str]]] = [
+        ("jct_mean", "Mean completion time", seconds),
+        ("jct_p99", "P99 completion time", seconds),
+        ("ttft_return_p99", "P99 time to first token, return turns", seconds),
+        ("prefill_ratio", "Prefilled / ideal tokens", ratio),
+    ]
+    cards = []
+    for key, name, show in wanted:
+        value, other = figure_value(mine, (key,)), figure_value(theirs, (key,))
+        if value is not None and other is not None:
+            cards.append(_card(name, show(value), f"{page.best}; {baseline} {show(other)}"))
+    return cards
+
+
+def _run_cards(page: Page) -> list[str]:
+    if not page.runs:
+        return []
+    run = page.runs[0]
+    metrics = page.metrics[run.policy]
+    cards = _resolved_card(run)
+    prompts = figure_value(metrics, ("prompt_tokens",)) or 0
+    cached = figure_value(metrics, ("prefix_hit_tokens",)) or 0
+    commands = sum(bool(tool.command) for tool in run.tools)
+    cards.append(_card("Turns", f"{len(run.turns):,}", f"{tokens(prompts)} prompt tokens"))
+    sub = f"{commands:,} commands run" if commands else "replayed as time"
+    cards.append(_card("Tool calls", f"{len(run.tools):,}", sub))
+    if prompts:
+        share = f"{percent(cached / prompts)} of all prompt tokens"
+        cards.append(_card("Prompt tokens from cache", tokens(cached), share))
+    mean, span = figure_value(metrics, ("jct_mean",)), figure_value(metrics, ("makespan",))
+    if mean is not None and span is not None:
+        cards.append(_card("Mean completion time", seconds(mean), f"makespan {seconds(span)}"))
+    return cards
+
+
+def _resolved_card(run: RunRecord) -> list[str]:
+    judged = [row for row in run.programs if row.outcome in ("resolved", "unresolved")]
+    if not judged:
+        ended = sum(row.outcome in ENDED for row in run.programs)
+        return [_card("Programs", f"{ended:,}/{len(run.programs):,}", "played to their end")]
+    resolved = sum(row.outcome == "resolved" for row in judged)
+    return [_card("Resolved", f"{resolved}/{len(run.programs)}", "repositories whose tests pass")]
+
+
+# --- plots ----------------------------------------------------------------------------------------
+
+
+def plots_section(page: Page) -> str:
+    """Return the plots of the figures, one card each; nothing if no run has figures."""
+    cards = [
+        _plot("Job completion time", "Seconds from arrival to end; shorter is better.", _jct(page)),
+        _plot(
+            "Distribution of completion times",
+            "Share of programs done within x seconds.",
+            _cdf(page),
+        ),
+        _plot("Where the time goes", "Mean seconds a program spends in each state.", _waits(page)),
+        _plot(
+            "Time to first token",
+            "First and return turns; each group has its own scale.",
+            _first_tokens(page),
+        ),
+        _plot(
+            "Prefilled tokens",
+            "Computed, against what an infinite cache would need.",
+            _prefill(page),
+        ),
+        _plot("How pins ended", "Share of each policy's KV pins.", _pins(page)),
+    ]
+    body = element("div", "".join(cards), class_="grid")
+    lead = "Each policy on the same arrivals." if page.is_comparison else ""
+    return section("plots", "Plots", lead, body) if any(cards) else ""
+
+
+def _plot(title: str, lead: str, body: str) -> str:
+    if not body:
+        return ""
+    head = element("h3", escape(title)) + element("p", escape(lead))
+    return element("div", head + body, class_="card plotcard")
+
+
+def _legend(entries: Sequence[tuple[str, str]]) -> str:
+    items = (
+        element("li", f'<i class="chip {escape(css)}"></i>{escape(name)}') for css, name in entries
+    )
+    return element("ul", "".join(items), class_="legend")
+
+
+def _colour(page: Page, policy: str) -> str:
+    return f"p{list(page.policies).index(policy) % 8}"
+
+
+def _groups(
+    page: Page, figures: Sequence[tuple[str, str]], show: Callable[[float], str]
+) -> list[BarGroup]:
+    groups = []
+    for key, heading in figures:
+        rows = []
+        for name in page.policies:
+            value = figure_value(page.metrics.get(name, {}), (key,))
+            if value is not None:
+                rows.append(Bar(name, value, show(value), _colour(page, name)))
+        if rows:
+            groups.append(BarGroup(heading, rows))
+    return groups
+
+
+def _jct(page: Page) -> str:
+    names = (("jct_mean", "Mean"), ("jct_p50", "P50"), ("jct_p90", "P90"), ("jct_p99", "P99"))
+    groups = _groups(page, names, seconds)
+    return bars(groups, shared_scale=True, title="Job completion time") if groups else ""
+
+
+def _first_tokens(page: Page) -> str:
+    names = (
+        ("ttft_first_p50", "First turn, P50"),
+        ("ttft_first_p99", "First turn, P99"),
+        ("ttft_return_p50", "Return turn, P50"),
+        ("ttft_return_p99", "Return turn, P99"),
+    )
+    groups = _groups(page, names, seconds)
+    return bars(groups, shared_scale=False, title="Time to first token") if groups else ""
+
+
+def _cdf(page: Page) -> str:
+    curves = []
+    for name in page.policies:
+        ended = (row for run in page.runs_of(name) for row in run.programs if row.outcome in ENDED)
+        values = [row.finished - row.arrival for row in ended]
+        if values:
+            curves.append(Curve(name, _colour(page, name), values))
+    plot = cdf(curves, title="Distribution of completion times", unit="seconds")
+    legend = _legend([(f"line {curve.css}", curve.label) for curve in curves])
+    return plot + legend if plot else ""
+
+
+def _waits(page: Page) -> str:
+    rows = []
+    for name in page.policies:
+        split = page.metrics.get(name, {}).get("wait_seconds") or {}
+        values = [(css, label, _part(split, css)) for css, label in _PHASES]
+        parts = [(css, label, value, seconds(value)) for css, label, value in values]
+        if any(value for _, _, value in values):
+            rows.append(Stack(name, parts, seconds(sum(value for _, _, value in values))))
+    if not rows:
+        return ""
+    other = any(value >= 0.0005 for row in rows for css, _, value, _ in row.parts if css == "free")
+    legend = _legend([entry for entry in _PHASES if entry[0] != "free" or other])
+    return stacks(rows, title="Where the time goes") + legend
+
+
+def _part(split: Mapping[str, Any], css: str) -> float:
+    """Return one state's seconds; contexts that ran side by side can make ``other`` negative."""
+    return max(0.0, float(split.get("other" if css == "free" else css) or 0.0))
+
+
+def _prefill(page: Page) -> str:
+    def show(metrics: Metrics, value: float) -> str:
+        over = figure_value(metrics, ("prefill_ratio",))
+        return tokens(value) + (f", {ratio(over)}" if over else "")
+
+    rows = []
+    for name in page.policies:
+        metrics = page.metrics.get(name, {})
+        value = figure_value(metrics, ("prefilled_tokens",))
+        if value is not None:
+            rows.append(Bar(name, value, show(metrics, value), _colour(page, name)))
+    ideals = [figure_value(page.metrics.get(name, {}), ("ideal_tokens",)) for name in page.policies]
+    ideal = max((value for value in ideals if value is not None), default=0.0)
+    if not rows or ideal <= 0:
+        return ""
+    groups = [BarGroup("", [*rows, Bar("ideal", ideal, tokens(ideal), "cached")])]
+    return bars(groups, shared_scale=True, title="Prefilled tokens")
+
+
+def _pins(page: Page) -> str:
+    rows = []
+    for name in page.policies:
+        pins = page.metrics.get(name, {}).get("pins") or {}
+        parts = [
+            (key, label, float(pins.get(key, 0)), f"{pins.get(key, 0):,.0f}")
+            for key, label, _ in PIN_OUTCOMES
+        ]
+        total = sum(value for _, _, value, _ in parts)
+        rows.append(Stack(name, parts, f"{number(total)} pins" if total else "no pins"))
+    if not any(value for row in rows for _, _, value, _ in row.parts):
+        return ""
+    legend = _legend([(key, label) for key, label, _ in PIN_OUTCOMES])
+    return stacks(rows, title="How pins ended", normalise=True) + legend
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+
+def figures_section(page: Page) -> str:
+    """Return the table of all figures."""
+    seeds = {run.seed for run in page.runs}
+    lead = f"Means over {len(seeds)} seeds." if len(seeds) > 1 else ""
+    return section("figures", "All figures", lead, figures_table(page.policies, page.metrics))
+
+
+def settings_section(page: Page) -> str:
+    """Return what the figures depend on, folded."""
+    rows = [*page.settings.items(), *(("machine", page.machine),) * bool(page.machine)]
+    if not rows:
+        return ""
+    body = "".join(
+        f'<tr><th scope="row">{escape(name)}</th><td class="mono">{escape(_plain(value))}</td></tr>'
+        for name, value in rows
+    )
+    table = f'<div class="scroll"><table class="figures"><tbody>{body}</tbody></table></div>'
+    fold = f'<details class="more"><summary>Show all settings</summary>{table}</details>'
+    return section("settings", "Settings", "", fold)
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
