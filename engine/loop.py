@@ -188,8 +188,7 @@ class EngineLoop:
         if plan.slices:
             self._step(plan)
         else:
-            self._deliver(self._scheduler.take_events(), plan)
-            self._count(0, 0.0, steps=0)
+            self._deliver(self._scheduler.take_events(), plan, None)
         return True
 
     def _take(self) -> tuple[list[_Submit | _Call], float | None]:
@@ -255,10 +254,10 @@ class EngineLoop:
         started = self._clock()
         result = self._read(self._compute(plan))
         events = self._scheduler.commit(plan, result, self._clock())
-        self._deliver([*events, *self._scheduler.take_events()], plan)
+        seconds = self._clock() - started
+        self._deliver([*events, *self._scheduler.take_events()], plan, seconds)
         if self._check:
             self._scheduler.check_integrity()
-        self._count(plan.tokens, self._clock() - started)
 
     def _compute(self, plan: StepPlan) -> StepResult:
         """Run the backend; if it raises, every turn of the step fails and no other."""
@@ -286,8 +285,19 @@ class EngineLoop:
 
     # --- handing out ----------------------------------------------------------------------------
 
-    def _deliver(self, events: Sequence[Event], plan: StepPlan) -> None:
-        """Hand out what the step brought: one post a loop, whatever the number of turns."""
+    def _deliver(self, events: Sequence[Event], plan: StepPlan, seconds: float | None) -> None:
+        """Hand out what the step brought; who sees it sees it in the statistics, too."""
+        posts = self._collect(events, plan)
+        try:
+            self._count(plan.tokens, seconds)
+        finally:
+            # Finished turns are known to nobody else by now: their readers must hear of it.
+            for bridge, deliveries in posts.items():
+                if not bridge.post(_feed_all, deliveries):
+                    self._abandon(deliveries)
+
+    def _collect(self, events: Sequence[Event], plan: StepPlan) -> dict[Bridge, list[_Delivery]]:
+        """Return what goes to which loop: one post for each, whatever the number of turns."""
         posts: dict[Bridge, list[_Delivery]] = {}
         for event in events:
             if isinstance(event, TurnFinished):
@@ -299,9 +309,7 @@ class EngineLoop:
                 chunk = Chunk(turn.piece.tokens, turn.piece.text, turn.piece.logprobs)
                 turn.piece = None
                 posts.setdefault(turn.stream.bridge, []).append((turn.stream, chunk, None, None))
-        for bridge, deliveries in posts.items():
-            if not bridge.post(_feed_all, deliveries):
-                self._abandon(deliveries)
+        return posts
 
     def _finish(self, stats: TurnStats, posts: dict[Bridge, list[_Delivery]]) -> None:
         turn = self._turns.pop(stats.turn_id, None)
@@ -332,17 +340,17 @@ class EngineLoop:
                 self._figures, callback_errors=self._figures.callback_errors + 1
             )
 
-    def _count(self, tokens: int, seconds: float, steps: int = 1) -> None:
+    def _count(self, tokens: int, seconds: float | None) -> None:
+        """Renew the figures; ``seconds`` is None if no step was run."""
         old = self._figures
-        self._figures = EngineStatistics(
-            state=old.state,
+        ran = seconds is not None
+        self._figures = replace(
+            old,
             turns=len(self._turns),
-            steps=old.steps + steps,
-            step_seconds=old.step_seconds + seconds,
-            last_step_seconds=seconds if steps else old.last_step_seconds,
-            last_step_tokens=tokens if steps else old.last_step_tokens,
-            failed_steps=old.failed_steps,
-            callback_errors=old.callback_errors,
+            steps=old.steps + ran,
+            step_seconds=old.step_seconds + (seconds or 0.0),
+            last_step_seconds=seconds if seconds is not None else old.last_step_seconds,
+            last_step_tokens=tokens if ran else old.last_step_tokens,
             scheduler=self._scheduler.statistics(),
         )
 
