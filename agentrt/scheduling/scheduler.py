@@ -380,7 +380,8 @@ class Scheduler:
         turn.prefilled += prefilled
         self._counters.prefilled_tokens += prefilled
         turn.spend(now)
-        if prefilled:
+        # A failed step may not have written its pages: nobody else may find them.
+        if prefilled and not _failed(sample):
             self._publish(turn, min(turn.computed, turn.prefill_end), now)
         reason = self._take_sample(turn, sample, now) if sample is not None else None
         if turn.cancelled:
