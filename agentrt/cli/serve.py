@@ -1,0 +1,158 @@
+"""``agentrt serve``: OpenAI's HTTP API over programs."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import anyio
+import typer
+from rich.console import Console
+
+from agentrt.errors import ConfigError
+
+if TYPE_CHECKING:
+    from agentrt.runtime import Runtime, RuntimeConfig
+    from agentrt.serving.settings import ServeSettings
+
+__all__ = ["command"]
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    host: str
+    port: int
+    policy: str
+    api_keys: Path | None
+    drain: float
+    access_log: bool
+
+
+def command(
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", metavar="DIR", help="Model directory; default: a small seeded one."
+        ),
+    ] = None,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+    ] = 8000,
+    policy: Annotated[
+        str, typer.Option("--policy", help="Scheduling policy, such as fcfs or continuum.")
+    ] = "fixed-ttl=30",
+    pool: Annotated[
+        int | None,
+        typer.Option("--pool", min=1, metavar="TOKENS", help="KV pool; default: by free memory."),
+    ] = None,
+    max_seqs: Annotated[
+        int, typer.Option("--max-seqs", min=1, help="Turns that run at the same time at most.")
+    ] = 64,
+    max_wait: Annotated[
+        float,
+        typer.Option("--max-wait", min=0, metavar="SECONDS", help="After it, no turn overtakes."),
+    ] = 600.0,
+    dtype: Annotated[str, typer.Option("--dtype", help="auto, float32 or bfloat16.")] = "auto",
+    api_keys: Annotated[
+        Path | None,
+        typer.Option("--api-keys", metavar="FILE", help="Lines 'KEY TENANT'; default: no keys."),
+    ] = None,
+    drain: Annotated[
+        float,
+        typer.Option("--drain", min=0, metavar="SECONDS", help="Turns may end when stopping."),
+    ] = 10.0,
+    access_log: Annotated[
+        bool, typer.Option("--access-log", help="Log each request to stderr.")
+    ] = False,
+) -> None:
+    """Serve OpenAI-compatible clients; every agent among them is a program.
+
+    Ctrl-C or SIGTERM stops it in order: no new turns, running ones may end within --drain seconds,
+    the rest is cancelled. A second one cancels at once. No tools run on the server.
+
+    Example: agentrt serve --port 8000 --policy continuum
+    """
+    from agentrt.runtime import RuntimeConfig
+
+    config = RuntimeConfig(
+        model=model,
+        policy=policy,
+        pool_tokens=pool,
+        max_seqs=max_seqs,
+        max_wait=max_wait,
+        dtype=dtype,
+    )
+    options = _Options(host, port, policy, api_keys, drain, access_log)
+    anyio.run(_serve, config, options)
+
+
+async def _serve(config: RuntimeConfig, options: _Options) -> None:
+    from agentrt.runtime import Runtime
+    from agentrt.serving.server import bind, serve
+
+    console = Console(highlight=False, soft_wrap=True)
+    settings = _settings(options)
+    with bind(options.host, options.port) as sock:
+        console.print("Loading the engine …", style="dim")
+        async with Runtime.open(config) as runtime:
+            await serve(
+                runtime,
+                settings,
+                sock,
+                on_started=lambda: _announce(console, runtime, settings, sock, options),
+                access_log=options.access_log,
+            )
+            console.print("Closing the engine …", style="dim")
+    console.print("Stopped.")
+
+
+def _settings(options: _Options) -> ServeSettings:
+    from agentrt.serving.settings import ServeSettings, parse_api_keys
+
+    if options.api_keys is None:
+        return ServeSettings(drain=options.drain)
+    try:
+        text = options.api_keys.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"Cannot read {options.api_keys}: {error}.", remedy="Name a text file of API keys."
+        ) from error
+    keys = parse_api_keys(text, where=str(options.api_keys))
+    return ServeSettings(drain=options.drain, api_keys=keys)
+
+
+def _announce(
+    console: Console,
+    runtime: Runtime,
+    settings: ServeSettings,
+    sock: socket.socket,
+    options: _Options,
+) -> None:
+    figures = runtime.statistics().scheduler
+    nonsense = (
+        "; its weights are random: it speaks nonsense" if runtime.config.model is None else ""
+    )
+    tenants = len(set(settings.api_keys.values()))
+    access = f"API keys of {tenants} tenants" if settings.api_keys else "open, no API keys"
+    console.print(
+        f"[bold]Model[/]    {runtime.model_name}{nonsense}",
+        f"[bold]Policy[/]   {options.policy}",
+        f"[bold]Pool[/]     {figures.pages_total * figures.page_size:,} tokens of KV, "
+        f"{runtime.config.max_seqs} turns at once",
+        f"[bold]Access[/]   {access}",
+        f"[bold]URL[/]      http://{_address(sock, options.host)}/v1   (Ctrl-C stops)",
+        sep="\n",
+    )
+    if not settings.api_keys and options.host not in LOOPBACK:
+        console.print("Anyone who reaches this address can use it: see --api-keys.", style="yellow")
+
+
+def _address(sock: socket.socket, host: str) -> str:
+    """Return ``host:port`` as a URL writes it, with the port that was really taken."""
+    port = sock.getsockname()[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,299 @@
+"""The HTTP application: routes, from a request to a job and from errors to answers."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import anyio
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from agentrt.engine.stream import TurnStream
+from agentrt.errors import AgentRTError, Cancelled, InternalError, InvalidRequest
+from agentrt.identity import Identity, identify
+from agentrt.serving import openai
+from agentrt.serving.auth import Tenants
+from agentrt.serving.canonical import answered, chain, for_template
+from agentrt.serving.contexts import Ask
+from agentrt.serving.errors import BodyTooLarge, NotFound, refusal
+from agentrt.serving.gate import Gate
+from agentrt.serving.metrics import CONTENT_TYPE, Metrics
+from agentrt.serving.registry import ProgramRegistry, Ticket
+from agentrt.serving.requests import (
+    ChatRequest,
+    CompletionRequest,
+    Delivery,
+    parse_body,
+    parse_chat,
+    parse_completion,
+)
+from agentrt.serving.settings import ServeSettings
+from agentrt.serving.turns import Desk, Job, TurnResponse, encode_json
+
+if TYPE_CHECKING:
+    from agentrt.runtime import Runtime
+
+__all__ = ["create_app", "gate_of"]
+
+
+def create_app(
+    runtime: Runtime,
+    settings: ServeSettings | None = None,
+    *,
+    wall_clock: Callable[[], float] = time.time,
+) -> FastAPI:
+    """Return an application that serves ``runtime``, which stays the caller's to close.
+
+    Run its lifespan: it ends idle programs, and all of them at the end. ``wall_clock`` gives the
+    Unix time that answers are stamped with.
+    """
+    server = _Server(runtime, settings or ServeSettings(), wall_clock)
+    app = FastAPI(
+        title="agentrt", docs_url=None, redoc_url=None, openapi_url=None, lifespan=server.lifespan
+    )
+    app.state.gate = server.desk.gate
+    app.add_api_route("/v1/models", server.models, methods=["GET"])
+    app.add_api_route("/v1/models/{name:path}", server.model, methods=["GET"])
+    app.add_api_route("/v1/chat/completions", server.chat, methods=["POST"])
+    app.add_api_route("/v1/completions", server.completion, methods=["POST"])
+    app.add_api_route("/v1/programs/{name:path}", server.end_program, methods=["DELETE"])
+    for path in ("/health", "/healthz"):
+        app.add_api_route(path, server.health, methods=["GET"])
+    app.add_api_route("/readyz", server.ready, methods=["GET"])
+    app.add_api_route("/metrics", server.metrics, methods=["GET"])
+    app.add_exception_handler(AgentRTError, server.on_error)
+    app.add_exception_handler(HTTPException, server.on_http_error)
+    app.add_exception_handler(Exception, server.on_bug)
+    return app
+
+
+def gate_of(app: FastAPI) -> Gate:
+    """Return the gate of an application that ``create_app`` made: its way in, to be closed."""
+    gate = app.state.gate
+    if not isinstance(gate, Gate):
+        raise InternalError("The application was not made by create_app.")
+    return gate
+
+
+class _Server:
+    """The handlers, and what they share."""
+
+    def __init__(
+        self, runtime: Runtime, settings: ServeSettings, wall_clock: Callable[[], float]
+    ) -> None:
+        self._runtime = runtime
+        self._settings = settings
+        self._wall_clock = wall_clock
+        self._created = int(wall_clock())
+        self._tenants = Tenants(settings.api_keys)
+        registry = ProgramRegistry(runtime, settings.limits, clock=runtime.clock)
+        metrics = Metrics(runtime.statistics, registry.statistics, runtime.clock)
+        self.desk = Desk(settings, registry, metrics, Gate())
+
+    def lifespan(self, app: FastAPI) -> AbstractAsyncContextManager[None]:
+        """Sweep idle programs while the application is up, and end all programs after it."""
+        del app
+        return self._sweeping()
+
+    @asynccontextmanager
+    async def _sweeping(self) -> AsyncIterator[None]:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._sweep)
+            try:
+                yield
+            finally:
+                tasks.cancel_scope.cancel()
+                with anyio.CancelScope(shield=True):
+                    await self.desk.registry.aclose()
+
+    async def _sweep(self) -> None:
+        while True:
+            await anyio.sleep(self._settings.sweep)
+            await self.desk.registry.sweep()
+
+    # --- turns ----------------------------------------------------------------------------------
+
+    async def chat(self, request: Request) -> Response:
+        """``POST /v1/chat/completions``."""
+        tenant = self._tenants.tenant(request.headers)
+        body = await self._body(request)
+        asked = parse_chat(body, default_max_tokens=self._settings.default_max_tokens)
+        who = self._identify(request, body, asked)
+        scope = [tenant, self._runtime.model_name, asked.tools]
+        digests = chain(scope, asked.messages)
+        messages = for_template(asked.messages)
+
+        async def start(ticket: Ticket) -> TurnStream:
+            return await ticket.program.chat_stream(
+                messages,
+                tools=asked.tools,
+                sampling=asked.sampling,
+                context=ticket.placement.context,
+                next_tool=who.next_tool,
+                last=who.last,
+            )
+
+        job = Job(
+            ask=Ask(tenant, who.program, digests),
+            final=who.last,
+            stream=asked.delivery.stream,
+            start=start,
+            state=lambda text: answered(digests[-1], {"role": "assistant", "content": text}),
+            writer=openai.ChatWriter(*self._writing("chatcmpl", asked)),
+        )
+        return TurnResponse(self.desk, job)
+
+    async def completion(self, request: Request) -> Response:
+        """``POST /v1/completions``. Without a program's name it is a program of one turn."""
+        tenant = self._tenants.tenant(request.headers)
+        body = await self._body(request)
+        asked = parse_completion(body, default_max_tokens=self._settings.default_max_tokens)
+        who = self._identify(request, body, asked)
+        prompt = asked.prompt
+        tokens = self._runtime.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+        # A prompt is no conversation: a named program's completions follow each other in one
+        # context, whatever they say.
+        base = chain([tenant, self._runtime.model_name, "completion", who.program], [{}])
+        digests = [*base, answered(base[0], {"prompt": tokens})]
+
+        async def start(ticket: Ticket) -> TurnStream:
+            return await ticket.program.stream(
+                tokens,
+                asked.sampling,
+                context=ticket.placement.context,
+                next_tool=who.next_tool,
+                last=who.last,
+            )
+
+        job = Job(
+            ask=Ask(tenant, who.program, digests),
+            final=who.last or who.program is None,
+            stream=asked.delivery.stream,
+            start=start,
+            state=lambda text: base[0],
+            writer=openai.CompletionWriter(*self._writing("cmpl", asked)),
+        )
+        return TurnResponse(self.desk, job)
+
+    async def end_program(self, request: Request, name: str) -> Response:
+        """``DELETE /v1/programs/{name}``: end it now, with its running turns."""
+        tenant = self._tenants.tenant(request.headers)
+        if not await self.desk.registry.end(tenant, name):
+            raise NotFound(
+                f"No program {name!r} is open.",
+                remedy="Use the name of the x-agentrt-program header of an answer.",
+            )
+        return _json(200, {"id": name, "object": "program", "deleted": True})
+
+    def _identify(
+        self, request: Request, body: dict[str, Any], asked: ChatRequest | CompletionRequest
+    ) -> Identity:
+        """Return who is calling, having checked the model and counted what deserves it."""
+        self._check_model(asked.model)
+        who = identify(body, request.headers)
+        self.desk.metrics.unknown_fields(asked.unknown)
+        self.desk.metrics.malformed(who.malformed)
+        if request.headers.get("x-stainless-retry-count", "0") != "0":
+            self.desk.metrics.retried()
+        return who
+
+    def _writing(
+        self, kind: str, asked: ChatRequest | CompletionRequest
+    ) -> tuple[openai.ReplyHead, Delivery, bool, Callable[..., str]]:
+        head = openai.ReplyHead(
+            id=f"{kind}-{uuid.uuid4().hex}",
+            created=int(self._wall_clock()),
+            model=self._runtime.model_name,
+        )
+        scored = asked.sampling.logprobs is not None
+        return head, asked.delivery, scored, self._runtime.tokenizer.decode
+
+    async def _body(self, request: Request) -> dict[str, Any]:
+        limit = self._settings.max_body_bytes
+        parts = bytearray()
+        try:
+            async for part in request.stream():
+                parts += part
+                if len(parts) > limit:
+                    raise BodyTooLarge(
+                        f"The request body is larger than {limit} bytes.",
+                        remedy="Send less text.",
+                    )
+        except ClientDisconnect as error:
+            raise Cancelled("The client left.", remedy="Send the request again.") from error
+        return parse_body(bytes(parts))
+
+    def _check_model(self, name: str | None) -> None:
+        if name is not None and name != self._runtime.model_name:
+            raise NotFound(
+                f"The model {name!r} is not served here.",
+                remedy=f"Use {self._runtime.model_name!r}, or see /v1/models.",
+            )
+
+    # --- about the server -----------------------------------------------------------------------
+
+    async def models(self, request: Request) -> Response:
+        """``GET /v1/models``."""
+        self._tenants.tenant(request.headers)
+        return _json(200, openai.models([self._runtime.model_name], self._created))
+
+    async def model(self, request: Request, name: str) -> Response:
+        """``GET /v1/models/{name}``."""
+        self._tenants.tenant(request.headers)
+        self._check_model(name)
+        return _json(200, openai.model(name, self._created))
+
+    async def health(self) -> Response:
+        """``GET /health``, ``/healthz``: 200 while the engine runs, else 503."""
+        state = self._runtime.statistics().state
+        return _json(200 if state == "running" else 503, {"status": state})
+
+    async def ready(self) -> Response:
+        """``GET /readyz``: 200 while new turns are taken, else 503."""
+        state = "draining" if self.desk.gate.draining else self._runtime.statistics().state
+        return _json(200 if state == "running" else 503, {"status": state})
+
+    async def metrics(self) -> Response:
+        """``GET /metrics``."""
+        return Response(self.desk.metrics.render(), headers={"content-type": CONTENT_TYPE})
+
+    # --- errors ---------------------------------------------------------------------------------
+
+    async def on_error(self, request: Request, error: Exception) -> Response:
+        """Answer an error that agentrt raised on purpose."""
+        del request
+        if not isinstance(error, AgentRTError):
+            raise error
+        told = refusal(error, retry_after=self._settings.retry_after)
+        self.desk.metrics.refused(told.body["error"]["code"])
+        return _json(told.status, told.body, told.headers)
+
+    async def on_http_error(self, request: Request, error: Exception) -> Response:
+        """Answer a wrong path or method."""
+        if not isinstance(error, HTTPException):
+            raise error
+        if error.status_code == 404:
+            where = f"{request.method} {request.url.path}"
+            remedy = "Use /v1/chat/completions, /v1/completions or /v1/models."
+            return await self.on_error(request, NotFound(f"There is no {where}.", remedy=remedy))
+        wrong = InvalidRequest(f"{error.detail}.", remedy="See the documentation of the endpoint.")
+        told = refusal(wrong, retry_after=self._settings.retry_after)
+        return _json(error.status_code, told.body, dict(error.headers or {}))
+
+    async def on_bug(self, request: Request, error: Exception) -> Response:
+        """Answer what nobody expected; the server logs the traceback."""
+        return await self.on_error(request, InternalError(f"{type(error).__name__} in the server."))
+
+
+def _json(status: int, payload: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
+    return Response(
+        encode_json(payload),
+        status_code=status,
+        headers={**(headers or {}), "content-type": "application/json"},
+    )

@@ -1,0 +1,225 @@
+"""Prometheus metrics of one server, in a registry of their own.
+
+What the engine counts is read from its statistics when metrics are asked for; what only the server
+sees (latencies, refusals, placements) is counted here. Times are seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from agentrt.scheduling.plan import TurnStats
+
+if TYPE_CHECKING:
+    from agentrt.engine.engine import EngineStatistics
+    from agentrt.serving.contexts import IndexStatistics
+
+__all__ = ["CONTENT_TYPE", "Metrics", "TurnMeter"]
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+_LATENCY = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_STEP = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+_MAX_FIELD_NAMES = 100
+"""Names of unknown fields that get a label of their own; clients could send any number."""
+
+
+class Metrics:
+    """All metrics of a server.
+
+    Args:
+        engine: returns the engine's statistics; called when metrics are asked for.
+        index: likewise for the programs and contexts that are remembered.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        engine: Callable[[], EngineStatistics],
+        index: Callable[[], IndexStatistics],
+        clock: Callable[[], float],
+    ) -> None:
+        self._clock = clock
+        self._registry = CollectorRegistry()
+        self._registry.register(_StatisticsCollector(engine, index))
+        self._field_names: set[str] = set()
+        self._finished = self._counter("requests", "Turns that ended, by reason", "finish_reason")
+        self._refused = self._counter("requests_refused", "Requests refused, by code", "code")
+        self._disconnected = self._counter("disconnects", "Turns whose client went away")
+        self._placed = self._counter("turns_placed", "Turns, by how their context was found", "how")
+        self._unknown = self._counter("unknown_fields", "Unknown body fields", "field")
+        self._malformed = self._counter("malformed_hints", "Unusable ids and hints", "field")
+        self._retries = self._counter("client_retries", "Requests that say they are a retry")
+        self._first = self._histogram("time_to_first_token", "Request to first token", _LATENCY)
+        self._between = self._histogram("inter_token_latency", "Between output tokens", _STEP)
+        self._whole = self._histogram("e2e_request_latency", "Request to last token", _LATENCY)
+        self._queue = self._histogram("request_queue_time", "Waiting for a place", _LATENCY)
+        self._prefill = self._histogram("request_prefill_time", "Computing the prompt", _LATENCY)
+        self._decode = self._histogram("request_decode_time", "Emitting the output", _LATENCY)
+
+    def turn(self) -> TurnMeter:
+        """Begin to time a turn: its request has just arrived."""
+        return TurnMeter(self, self._clock)
+
+    def placed(self, how: str) -> None:
+        """Count how a turn's context was found."""
+        self._placed.labels(how).inc()
+
+    def refused(self, code: str) -> None:
+        """Count a request that was refused with an error code."""
+        self._refused.labels(code).inc()
+
+    def disconnected(self) -> None:
+        """Count a turn whose client went away before its end."""
+        self._disconnected.inc()
+        self._finished.labels("cancelled").inc()
+
+    def retried(self) -> None:
+        """Count a request whose client says that it sent it before."""
+        self._retries.inc()
+
+    def unknown_fields(self, names: tuple[str, ...]) -> None:
+        """Count body fields that the server does not know."""
+        for name in names:
+            if len(self._field_names) < _MAX_FIELD_NAMES:
+                self._field_names.add(name)
+            self._unknown.labels(name if name in self._field_names else "(other)").inc()
+
+    def malformed(self, labels: tuple[str, ...]) -> None:
+        """Count ids and hints that were there and not usable."""
+        for label in labels:
+            self._malformed.labels(label).inc()
+
+    def first_token(self, seconds: float) -> None:
+        """Note the time from the request to the first token."""
+        self._first.observe(seconds)
+
+    def between_tokens(self, seconds: float) -> None:
+        """Note the time between one token and the next."""
+        self._between.observe(seconds)
+
+    def finished(self, seconds: float, stats: TurnStats) -> None:
+        """Note the end of a turn, ``seconds`` after its request."""
+        self._finished.labels(stats.reason).inc()
+        self._whole.observe(seconds)
+        self._queue.observe(stats.queue_seconds)
+        self._prefill.observe(stats.prefill_seconds)
+        self._decode.observe(stats.decode_seconds)
+
+    def render(self) -> bytes:
+        """Return all metrics in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"agentrt_{name}_total", f"{text}.", labels, registry=self._registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(
+            f"agentrt_{name}_seconds", f"{text}.", registry=self._registry, buckets=buckets
+        )
+
+
+class TurnMeter:
+    """Times one turn, from the arrival of its request on."""
+
+    def __init__(self, metrics: Metrics, clock: Callable[[], float]) -> None:
+        self._metrics = metrics
+        self._clock = clock
+        self._began = clock()
+        self._newest: float | None = None
+
+    def tokens(self, count: int) -> None:
+        """Note that ``count`` tokens have come."""
+        if count == 0:
+            return
+        now = self._clock()
+        if self._newest is None:
+            self._metrics.first_token(now - self._began)
+        else:
+            self._metrics.between_tokens((now - self._newest) / count)
+        self._newest = now
+
+    def finished(self, stats: TurnStats) -> None:
+        """Note the end of the turn."""
+        self._metrics.finished(self._clock() - self._began, stats)
+
+
+class _StatisticsCollector(Collector):
+    """Turns the engine's and the index's statistics into metrics when they are asked for."""
+
+    def __init__(
+        self, engine: Callable[[], EngineStatistics], index: Callable[[], IndexStatistics]
+    ) -> None:
+        self._engine = engine
+        self._index = index
+
+    def describe(self) -> list[Metric]:
+        """Return nothing, so that registering does not ask an engine that has not begun."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics as they are now."""
+        engine = self._engine()
+        now, index = engine.scheduler, self._index()
+        yield _gauge("requests_running", "Turns that hold pages", now.running)
+        yield _gauge("requests_waiting", "Turns that wait for a place", now.waiting)
+        yield _gauge("programs", "Programs that are open", index.programs)
+        yield _gauge("contexts", "Contexts that are remembered", index.contexts)
+        yield _gauge("pins", "Contexts whose KV is kept for their next turn", now.pins)
+        yield _pages(
+            {
+                "free": now.pages_free,
+                "cached": now.pages_cached,
+                "leased": now.pages_leased,
+                "pinned": now.pages_pinned,
+            }
+        )
+        yield _gauge("kv_pages_total", "Pages of the pool", now.pages_total)
+        yield _gauge("kv_page_tokens", "Tokens a page holds", now.page_size)
+        yield _gauge("longest_wait_seconds", "Longest wait for a place so far", now.longest_wait)
+        yield _counter("prompt_tokens", "Prompt tokens of admitted turns", now.prompt_tokens)
+        yield _counter("cached_tokens", "Prompt tokens found in the cache", now.cached_tokens)
+        yield _counter("prefilled_tokens", "Tokens computed before output", now.prefilled_tokens)
+        yield _counter("generation_tokens", "Output tokens", now.output_tokens)
+        yield _counter("preemptions", "Turns that gave their pages back", now.preemptions)
+        yield _counter("turns_finished", "Turns that ended", now.turns_finished)
+        yield _counter("engine_steps", "Steps of the engine", engine.steps)
+        yield _counter("engine_failed_steps", "Steps that failed", engine.failed_steps)
+        yield _counter("engine_step_seconds", "Time spent in steps", engine.step_seconds)
+        outcomes = CounterMetricFamily(
+            "agentrt_pins", "Pins that ended, by outcome.", labels=["outcome"]
+        )
+        outcomes.add_metric(["handed_off"], now.pins_handed_off)
+        outcomes.add_metric(["expired"], now.pins_expired)
+        outcomes.add_metric(["broken"], now.pins_broken)
+        outcomes.add_metric(["final"], now.pins_final)
+        yield outcomes
+
+
+def _pages(states: dict[str, int]) -> Metric:
+    text = (
+        "Pages by state; free + cached + leased is all of them, pinned ones are among the cached."
+    )
+    family = GaugeMetricFamily("agentrt_kv_pages", text, labels=["state"])
+    for state, pages in states.items():
+        family.add_metric([state], pages)
+    return family
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"agentrt_{name}", f"{text}.", value)
+
+
+def _counter(name: str, text: str, value: float) -> Metric:
+    return CounterMetricFamily(f"agentrt_{name}", f"{text}.", value)

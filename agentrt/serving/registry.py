@@ -1,0 +1,125 @@
+"""The programs that are open: one runtime program for each that clients are working on.
+
+The index decides where a turn belongs; this opens the runtime's programs, keeps them open between
+requests and ends them: when a client says so, when they were idle for too long, and at shutdown.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import anyio
+
+from agentrt.identity import scoped_id
+from agentrt.serving.canonical import Digest
+from agentrt.serving.contexts import (
+    Ask,
+    ContextIndex,
+    IndexStatistics,
+    Limits,
+    Placement,
+    ProgramKey,
+)
+
+if TYPE_CHECKING:
+    from agentrt.runtime import Program, Runtime
+
+__all__ = ["ProgramRegistry", "Ticket"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """The right to run one turn: its runtime program, and where it was placed. Close it once."""
+
+    program: Program
+    placement: Placement
+
+
+@dataclass(slots=True)
+class _Open:
+    program: Program
+    running: int = 0
+    final: bool = False
+
+
+class ProgramRegistry:
+    """Open programs by tenant and program id. Belongs to one event loop; needs no lock."""
+
+    def __init__(self, runtime: Runtime, limits: Limits, *, clock: Callable[[], float]) -> None:
+        numbers = itertools.count(1)
+        self._index = ContextIndex(limits, lambda: f"unnamed-{next(numbers)}")
+        self._runtime = runtime
+        self._clock = clock
+        self._open: dict[ProgramKey, _Open] = {}
+        self._ending: dict[ProgramKey, anyio.Event] = {}
+
+    async def open(self, ask: Ask, *, final: bool = False) -> Ticket:
+        """Place a turn and return its program, opened where it is new.
+
+        ``final``: this is the program's last turn. It ends when no turn of it is running any more,
+        so a wrong hint cancels nothing.
+        """
+        if ask.program is not None:
+            await self._wait_until_ended((ask.tenant, ask.program))
+        placement = self._index.place(ask, self._clock())
+        entry = self._open.get(placement.program)
+        if entry is None:
+            tenant, name = placement.program
+            entry = _Open(self._runtime.program(scoped_id(tenant, name), tenant=tenant))
+            self._open[placement.program] = entry
+        entry.running += 1
+        entry.final = entry.final or final
+        return Ticket(entry.program, placement)
+
+    async def close(self, ticket: Ticket, state: Digest | None) -> None:
+        """Note that a turn has ended; ``state`` is None if its answer did not reach the client."""
+        key = ticket.placement.program
+        self._index.finish(ticket.placement, state, self._clock())
+        entry = self._open.get(key)
+        if entry is None or entry.program is not ticket.program:
+            return
+        entry.running -= 1
+        if entry.final and entry.running == 0:
+            await self._end(key)
+
+    async def end(self, tenant: str, name: str) -> bool:
+        """End a program now, with its running turns; False if there is none of that name."""
+        return await self._end((tenant, name))
+
+    async def sweep(self) -> int:
+        """End the programs that were idle for too long; return how many."""
+        ended = self._index.expire(self._clock())
+        for key in ended:
+            await self._end(key)
+        return len(ended)
+
+    async def aclose(self) -> None:
+        """End all programs."""
+        for key in list(self._open):
+            await self._end(key)
+
+    def statistics(self) -> IndexStatistics:
+        """Return how many programs, contexts and states are remembered."""
+        return self._index.statistics()
+
+    async def _wait_until_ended(self, key: ProgramKey) -> None:
+        """Wait for the end of an earlier program of the same name, which must not meet the new."""
+        while (ending := self._ending.get(key)) is not None:
+            await ending.wait()
+
+    async def _end(self, key: ProgramKey) -> bool:
+        entry = self._open.pop(key, None)
+        self._index.end(key)
+        if entry is None:
+            return False
+        ended = self._ending[key] = anyio.Event()
+        try:
+            with anyio.CancelScope(shield=True):
+                await entry.program.end()
+        finally:
+            del self._ending[key]
+            ended.set()
+        return True
