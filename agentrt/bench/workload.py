@@ -7,6 +7,7 @@ it from public formats. Numbers alone replay the load; texts replay the thing it
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
@@ -206,7 +207,7 @@ def _scale_turn(turn: Turn, scale: float, held: int) -> Turn:
         prompt_tokens=max(1, reused, int(turn.prompt_tokens * scale)),
         reused_tokens=reused,
         output_tokens=max(1, int(turn.output_tokens * scale)),
-        block_tokens=max(1, int(turn.block_tokens * scale)) if turn.blocks else 0,
+        block_tokens=math.ceil(turn.block_tokens * scale),
         messages=tuple(_cut_message(message, scale) for message in turn.messages),
         output=None if turn.output is None else cut_text(turn.output, scale),
     )

@@ -10,7 +10,7 @@ import heapq
 import itertools
 import math
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from agentrt.bench.recorder import Progress, Recorder, RunProgress
 from agentrt.bench.records import ProgramOutcome
@@ -20,13 +20,13 @@ from agentrt.scheduling.plan import (
     Event,
     PinEnded,
     Sample,
-    SchedulerProtocol,
     StepPlan,
     StepResult,
     TurnFinished,
     TurnRequest,
     TurnStats,
 )
+from agentrt.scheduling.scheduler import Scheduler
 from agentrt.scheduling.tokens import VirtualTokens
 from agentrt.simulation.clock import VirtualClock
 from agentrt.simulation.cost import CostModel
@@ -112,7 +112,7 @@ class Simulation:
     def __init__(
         self,
         arrivals: Sequence[tuple[float, Program]],
-        scheduler: SchedulerProtocol,
+        scheduler: Scheduler,
         cost: CostModel,
         recorder: Recorder,
         *,
@@ -192,17 +192,21 @@ class Simulation:
         if not plan.slices:
             self._handle(self._scheduler.take_events())
             return False
-        cost = self._cost.step(plan)
-        if plan.repeat > 1:
-            repeat = cost.repetitions(self._next_due() - now, plan.repeat)
-            plan = plan if repeat == plan.repeat else replace(plan, repeat=repeat)
-        end = self.clock.advance(cost.total(plan.repeat))
-        events = self._scheduler.commit(plan, _result(plan), end)
+        cost, repeat = self._cost.step(plan), plan.repeat
+        if repeat > 1:
+            repeat = cost.repetitions(self._next_decision(now) - now, repeat)
+        end = self.clock.advance(cost.total(repeat))
+        events = self._scheduler.commit(plan, _result(plan, repeat), end)
         self._handle(self._scheduler.take_events())
         self._handle(events)
         if end >= self._recorder.sampler.due:
             self._sample()
         return True
+
+    def _next_decision(self, now: float) -> float:
+        """Return when something may happen that a repeated step must not run past."""
+        deadline = self._scheduler.next_deadline(now)
+        return self._next_due() if deadline is None else min(self._next_due(), deadline)
 
     def _skip_idle_time(self) -> None:
         if self._due:
@@ -278,7 +282,7 @@ class Simulation:
         )
 
 
-def _result(plan: StepPlan) -> StepResult:
+def _result(plan: StepPlan, repeat: int) -> StepResult:
     """Stand for the device: every sampled slice gets one token a repetition, whatever it is."""
-    sample = Sample(tokens=range(plan.repeat))
+    sample = Sample(tokens=range(repeat))
     return StepResult({piece.turn_id: sample for piece in plan.slices if piece.sample})

@@ -1,0 +1,197 @@
+"""Several policies on the same seeded arrivals, one run after another; finished runs are reused."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from agentrt.bench.arrivals import draw_arrivals
+from agentrt.bench.metrics import average, measure
+from agentrt.bench.recorder import Recorder, RunProgress
+from agentrt.bench.records import RunRecord
+from agentrt.bench.results import Comparison, Metrics
+from agentrt.bench.settings import BenchSettings
+from agentrt.bench.store import ResultStore
+from agentrt.bench.workload import Program, Workload
+from agentrt.engine.kv import PageCache
+from agentrt.errors import ConfigError
+from agentrt.scheduling import Scheduler, SchedulerConfig, make_policy
+from agentrt.simulation.cost import CostModel, load_cost
+from agentrt.simulation.run import Simulation
+
+__all__ = ["Comparer", "Observer", "check_policies", "isolated_seconds", "simulate"]
+
+SIMULATED_PAGE = 16
+
+
+class Observer(Protocol):
+    """Told how a comparison goes on; shows it."""
+
+    def started(self, policy: str, seed: int) -> None:
+        """A run begins."""
+        ...
+
+    def progress(self, state: RunProgress) -> None:
+        """A run goes on."""
+        ...
+
+    def finished(self, record: RunRecord, figures: Metrics, reused: bool) -> None:
+        """A run ended, was interrupted (not ``complete``), or was taken from an earlier try."""
+        ...
+
+
+def check_policies(policies: Sequence[str]) -> list[str]:
+    """Return the policies without repetition.
+
+    Raises:
+        ConfigError: one is not known, or there is none.
+    """
+    names = list(dict.fromkeys(name.strip() for name in policies if name.strip()))
+    if not names:
+        raise ConfigError("No policy was named.", remedy="Give at least one, such as fcfs.")
+    for name in names:
+        make_policy(name)
+    return names
+
+
+def isolated_seconds(programs: Sequence[Program], cost: CostModel) -> dict[str, float]:
+    """Return how long each program takes with the simulated engine to itself."""
+    return {program.program: _alone(program, cost) for program in programs}
+
+
+def _alone(program: Program, cost: CostModel) -> float:
+    total = 0.0
+    for turn in program.turns:
+        # Only whole pages are found again, and never the prompt's last token.
+        cached = min(turn.reused_tokens, turn.prompt_tokens - 1) // SIMULATED_PAGE * SIMULATED_PAGE
+        new = turn.prompt_tokens - cached
+        total += cost.turn_seconds(new, turn.prompt_tokens, turn.output_tokens)
+    return total + sum(turn.gap or 0.0 for turn in program.turns[:-1])
+
+
+def simulate(
+    arrivals: Sequence[tuple[float, Program]],
+    record: RunRecord,
+    settings: BenchSettings,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    progress: Callable[[RunProgress], None] | None = None,
+) -> None:
+    """Fill ``record`` by a run under a virtual clock; ``record.complete``: it got through."""
+    cost = load_cost(settings.cost)
+    policy = make_policy(record.policy, prefill_seconds=cost.prefill_seconds)
+    pages = record.pool_tokens // SIMULATED_PAGE
+    if pages < 1:
+        raise ConfigError(
+            f"--pool is {record.pool_tokens} tokens, less than one page.",
+            remedy=f"Give at least {SIMULATED_PAGE}, and enough for the longest prompt.",
+        )
+    config = SchedulerConfig(
+        token_budget=cost.token_budget,
+        max_seqs=cost.max_seqs,
+        max_wait=settings.max_wait,
+        max_waiting=max(10_000, len(arrivals)),
+        reserve="output" if cost.reserve_output else "prompt",
+    )
+    cache = PageCache(pages, SIMULATED_PAGE, policy.retention.score)
+    scheduler = Scheduler(cache, policy, config)
+    simulation = Simulation(
+        arrivals, scheduler, cost, Recorder(record), stop=stop, progress=progress
+    )
+    record.complete = simulation.run()
+
+
+@dataclass(slots=True)
+class Comparer:
+    """Runs what is missing and puts everything together.
+
+    Args:
+        workload: as read; ``settings`` select the part that is replayed.
+        settings: shared by all runs.
+        policies: as ``make_policy`` takes them.
+        seeds: one arrival pattern each.
+        store: where runs are kept and taken from.
+        observer: told of every run.
+        stop: asked all the time; once true the run under way ends and no other one starts.
+    """
+
+    workload: Workload
+    settings: BenchSettings
+    policies: Sequence[str]
+    seeds: Sequence[int]
+    store: ResultStore
+    observer: Observer
+    stop: Callable[[], bool] = lambda: False
+    wall_seconds: dict[str, float] = field(default_factory=dict)
+
+    def run(self) -> Comparison:
+        """Return the comparison; ``complete`` is False if it was stopped."""
+        chosen = self.settings.select(self.workload)
+        comparison = Comparison(
+            workload=chosen.facts(),
+            policies=list(self.policies),
+            settings=self.settings.to_json(chosen) | {"seeds": list(self.seeds)},
+        )
+        isolated = self._isolated(chosen)
+        for seed in self.seeds:
+            for policy in self.policies:
+                if self.stop():
+                    break
+                record = self._one(chosen, policy, seed, isolated)
+                comparison.runs.append(record)
+        comparison.runs.sort(key=lambda run: (self.policies.index(run.policy), run.seed))
+        self._summarise(comparison, isolated)
+        return comparison
+
+    def _one(
+        self, workload: Workload, policy: str, seed: int, isolated: dict[str, float]
+    ) -> RunRecord:
+        record = self.store.load(policy, seed)
+        reused = record is not None
+        if record is None:
+            self.observer.started(policy, seed)
+            started = time.monotonic()
+            record = self._run(workload, policy, seed)
+            self.wall_seconds[f"{policy}-{seed}"] = round(time.monotonic() - started, 3)
+            self.store.save(record)
+        self.observer.finished(record, measure(record, isolated), reused)
+        return record
+
+    def _run(self, workload: Workload, policy: str, seed: int) -> RunRecord:
+        settings = self.settings
+        arrivals = draw_arrivals(workload.programs, settings.rate, seed, settings.time_scale)
+        record = RunRecord(
+            policy=policy,
+            seed=seed,
+            engine=settings.engine,
+            pool_tokens=settings.pool or 0,
+            workload=workload.name,
+            settings=settings.to_json(workload),
+        )
+        if settings.engine == "simulated":
+            simulate(arrivals, record, settings, stop=self.stop, progress=self.observer.progress)
+        else:
+            from agentrt.bench.live import run_live  # loads torch
+
+            run_live(arrivals, record, settings, stop=self.stop, progress=self.observer.progress)
+        return record
+
+    def _isolated(self, workload: Workload) -> dict[str, float]:
+        if self.settings.engine == "live":
+            return {}
+        return isolated_seconds(workload.programs, load_cost(self.settings.cost))
+
+    def _summarise(self, comparison: Comparison, isolated: dict[str, float]) -> None:
+        for policy in self.policies:
+            figures = {
+                str(run.seed): measure(run, isolated)
+                for run in comparison.runs
+                if run.policy == policy and run.complete
+            }
+            if figures:
+                comparison.per_seed[policy] = figures
+                comparison.metrics[policy] = average(list(figures.values()))
+        whole = len(self.policies) * len(self.seeds)
+        comparison.complete = sum(run.complete for run in comparison.runs) == whole

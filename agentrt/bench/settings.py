@@ -1,0 +1,102 @@
+"""What a benchmark's figures depend on, besides the policy and the seed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from agentrt.bench.workload import Contexts, Workload
+from agentrt.errors import ConfigError
+from agentrt.simulation.cost import load_cost
+
+__all__ = ["BenchSettings", "EngineKind"]
+
+EngineKind: TypeAlias = Literal["live", "simulated"]
+
+SIMULATED_POOL = 490_000
+RECORD_FORMAT = 1
+"""Raised when records or figures change their meaning, so that older runs are not reused."""
+
+
+@dataclass(frozen=True, slots=True)
+class BenchSettings:
+    """Settings shared by every run of a comparison.
+
+    Args:
+        engine: ``simulated`` needs no model; ``live`` computes every token.
+        cost: a cost model's name or file (simulated only).
+        pool_tokens: KV pool; None: 490,000 simulated, sized from free memory live.
+        rate: programs a second, drawn by seed; None: arrivals as recorded.
+        contexts: replay main contexts only, or sub-agents' too, inside their caller's gap.
+        limit: only the first so many programs.
+        token_scale: multiplies every length (texts are cut).
+        time_scale: multiplies gaps, and recorded arrivals where they are used.
+        max_wait: the scheduler's waiting bound in seconds.
+        model: a model directory (live only); None: the seeded default model.
+        sandbox: run the workload's commands in this kind of sandbox (live only); None: do not run.
+    """
+
+    engine: EngineKind = "live"
+    cost: str = "reference-8b"
+    pool_tokens: int | None = None
+    rate: float | None = None
+    contexts: Contexts = "main"
+    limit: int | None = None
+    token_scale: float = 1.0
+    time_scale: float = 1.0
+    max_wait: float = 600.0
+    model: str | None = None
+    sandbox: str | None = None
+
+    def __post_init__(self) -> None:
+        for flag, value, positive in (
+            ("--pool", self.pool_tokens, True),
+            ("--time-scale", self.time_scale, False),
+            ("--max-wait", self.max_wait, False),
+        ):
+            if value is not None and not (value > 0 if positive else value >= 0):
+                least = "above 0" if positive else "of 0 or more"
+                raise ConfigError(f"{flag} is {value}.", remedy=f"Give {flag} a number {least}.")
+        if self.engine == "simulated" and (self.model or self.sandbox):
+            flag = "--model" if self.model else "--sandbox"
+            raise ConfigError(
+                f"{flag} has no effect on the simulated engine.",
+                remedy=f"Leave {flag} out, or use --engine live.",
+            )
+
+    @property
+    def pool(self) -> int | None:
+        """The KV pool in tokens; None where the live engine sizes it from free memory."""
+        if self.pool_tokens is None and self.engine == "simulated":
+            return SIMULATED_POOL
+        return self.pool_tokens
+
+    def select(self, workload: Workload) -> Workload:
+        """Return the part of ``workload`` that is replayed."""
+        return workload.select(self.contexts, self.limit, self.token_scale)
+
+    def to_json(self, workload: Workload) -> dict[str, Any]:
+        """Return every setting by name; ``workload`` is the selected one."""
+        told: dict[str, Any] = {
+            "format": RECORD_FORMAT,
+            "engine": self.engine,
+            "workload": workload.digest(),
+            "pool_tokens": self.pool,
+            "rate": self.rate,
+            "contexts": self.contexts,
+            "limit": self.limit,
+            "token_scale": self.token_scale,
+            "time_scale": self.time_scale,
+            "max_wait": self.max_wait if self.max_wait != float("inf") else "inf",
+        }
+        if self.engine == "simulated":
+            return told | {"cost": {"name": self.cost} | load_cost(self.cost).to_json()}
+        return told | {"model": self.model, "sandbox": self.sandbox}
+
+
+def digest(settings: dict[str, Any]) -> str:
+    """Return a short hash of ``BenchSettings.to_json``'s result."""
+    text = json.dumps(settings, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
