@@ -94,15 +94,8 @@ class ComparisonView:
     def _table(self) -> Table:
         table = _new_table(COLUMNS)
         for (policy, seed), row in self._rows.items():
-            table.add_row(
-                policy,
-                str(seed),
-                row.state,
-                row.programs,
-                row.turns,
-                row.time,
-                *_cells(row.figures),
-            )
+            cells = [form(row.figures[key]) if row.figures else "" for key, form in LIVE_FIGURES]
+            table.add_row(policy, str(seed), row.state, row.programs, row.time, *cells)
         return table
 
 
