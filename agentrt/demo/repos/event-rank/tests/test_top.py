@@ -30,13 +30,13 @@ class TopTest(unittest.TestCase):
         self.assertEqual((top([], 3), unique([])), ([], []))
 
     def test_unique_work_grows_with_the_events(self):
-        events = words(2000)
+        events = words(1000)
         Word.compared = 0
         unique(events)
         self.assertLess(Word.compared, 20 * len(events))
 
     def test_top_work_grows_with_the_events(self):
-        events = words(2000)
+        events = words(1000)
         Word.compared = 0
         top(events, 5)
         self.assertLess(Word.compared, 20 * len(events))
