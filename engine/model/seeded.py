@@ -144,7 +144,7 @@ def _spread(config: ModelConfig, name: str, shape: tuple[int, ...]) -> float:
     if name.endswith(("q_proj.weight", "k_proj.weight")):
         return unit if config.qk_norm else unit * math.sqrt(_SCORE_SPREAD)
     if name.endswith("o_proj.weight"):
-        return 2.0 * unit  # attention averages values, which shrinks them
+        return 4.0 * unit  # attention averages values, which shrinks them
     if name.endswith("down_proj.weight"):
-        return 3.0 * unit  # silu(gate) * up is about a third of unit size
+        return 6.0 * unit  # silu(gate) * up is about a third of unit size
     return unit

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
 from agentrt.engine.model.config import ModelConfig
+from agentrt.engine.model.make import make_model
 from agentrt.engine.model.recipe import config_json
 from agentrt.engine.model.seeded import write_weights
 
-WORDS = range(4, 512)
+WORDS = range(3, 512)
+
+
+def _write(directory: Path, arch: str, changes: Mapping[str, object]) -> None:
+    """Make a tiny model; with changes to its configuration it has weights but no tokenizer."""
+    if not changes:
+        make_model(directory, arch, "tiny", 0, dtype="float32")
+        return
+    raw = config_json(arch, "tiny", dtype="float32", eos=2, pad=0) | changes
+    (directory / "config.json").write_text(json.dumps(raw), encoding="utf-8")
+    write_weights(directory, ModelConfig.from_directory(directory), 0, words=WORDS)
 
 
 @pytest.fixture(scope="session")
@@ -21,12 +32,10 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
     made: dict[str, Path] = {}
 
     def make(arch: str = "qwen3", **changes: object) -> Path:
-        raw = config_json(arch, "tiny", dtype="float32", eos=0, pad=1) | changes
-        key = json.dumps(raw, sort_keys=True)
+        key = json.dumps([arch, changes], sort_keys=True)
         if key not in made:
             made[key] = tmp_path_factory.mktemp(f"tiny-{arch}")
-            (made[key] / "config.json").write_text(json.dumps(raw), encoding="utf-8")
-            write_weights(made[key], ModelConfig.from_directory(made[key]), 0, words=WORDS)
+            _write(made[key], arch, changes)
         return made[key]
 
     return make
@@ -34,5 +43,5 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def tiny_model_dir(tiny_models: Callable[..., Path]) -> Path:
-    """Return a tiny fp32 Qwen3 checkpoint: 2 layers, 512 tokens of vocabulary."""
+    """Return a tiny fp32 Qwen3 with its tokenizer: 2 layers, 512 tokens of vocabulary."""
     return tiny_models("qwen3")
