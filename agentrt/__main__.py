@@ -1,0 +1,6 @@
+"""``python -m agentrt``."""
+
+from agentrt.cli.main import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,297 @@
+"""The composition root: the one place that wires model, KV, scheduling, engine and sandboxes."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.to_thread
+import psutil
+
+from agentrt.errors import ConfigError, InvalidRequest, ProgramTooLarge, SandboxUnavailable
+from agentrt.program import Program, ProgramParts
+from agentrt.scheduling import OnlinePrefillCost, Scheduler, SchedulerConfig, make_policy
+from agentrt.scheduling.plan import Event
+
+if TYPE_CHECKING:
+    import torch
+
+    from agentrt.engine.engine import Engine, EngineStatistics
+    from agentrt.engine.model.decoder import Decoder
+    from agentrt.engine.tokens import Tokenizer
+    from agentrt.sandbox.base import Sandbox, SandboxSpec
+    from agentrt.sandbox.choose import Choice
+
+__all__ = ["Runtime", "RuntimeConfig"]
+
+POOL_SHARE = 0.25
+"""Share of the free memory that the page pool takes where no size is named."""
+LARGEST_DEFAULT_POOL = 131_072
+"""Tokens; more is taken only when it is asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeConfig:
+    """What a runtime is made of.
+
+    Args:
+        model: a Hugging Face model directory; None makes and uses a small seeded one, which has a
+            real architecture and speaks nonsense.
+        policy: a scheduling policy's name, see ``agentrt.scheduling.policy_names``.
+        pool_tokens: KV tokens; None takes a quarter of the free memory, at most 131,072 tokens.
+        page_size: tokens a KV page holds.
+        max_seqs: turns that run at the same time at most.
+        token_budget: tokens a step computes at most.
+        max_wait: seconds after which a waiting turn outranks pins and every younger turn.
+        max_waiting: turns that may wait; one more is refused.
+        dtype: ``float32``, ``bfloat16``, or ``auto``: float32 on CPU, else bfloat16.
+        device: a torch device, or ``auto``: CUDA if there is one.
+        threads: CPU threads of the engine; None takes those this process may use.
+        sandbox: a sandbox kind, ``auto`` for the strongest that works, None for no sandboxes.
+        image: image of docker sandboxes whose spec names none.
+        trusted: lets ``auto`` fall back to plain processes. Only for work that ships with agentrt.
+    """
+
+    model: str | None = None
+    policy: str = "fixed-ttl=30"
+    pool_tokens: int | None = None
+    page_size: int = 16
+    max_seqs: int = 64
+    token_budget: int = 512
+    max_wait: float = 600.0
+    max_waiting: int = 10_000
+    dtype: str = "auto"
+    device: str = "auto"
+    threads: int | None = None
+    sandbox: str | None = "auto"
+    image: str | None = None
+    trusted: bool = False
+
+    def scheduler_config(self) -> SchedulerConfig:
+        """Return the scheduler's part.
+
+        Raises:
+            ConfigError: a bound is out of its range.
+        """
+        return SchedulerConfig(
+            token_budget=self.token_budget,
+            max_seqs=self.max_seqs,
+            max_wait=self.max_wait,
+            max_waiting=self.max_waiting,
+        )
+
+
+class Runtime:
+    """Serves programs. Made by ``Runtime.open``."""
+
+    def __init__(
+        self,
+        config: RuntimeConfig,
+        engine: Engine,
+        model: Decoder,
+        tokenizer: Tokenizer,
+        model_name: str,
+        choice: Choice | None,
+        clock: Callable[[], float],
+    ) -> None:
+        self.config = config
+        self.tokenizer = tokenizer
+        self.model_name = model_name
+        self.max_context = model.config.max_positions
+        self.sandbox_choice = choice
+        self.clock = clock
+        self._engine = engine
+        self._turn_numbers = itertools.count(1)
+        self._programs: dict[str, Program] = {}
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls,
+        config: RuntimeConfig | None = None,
+        *,
+        on_event: Callable[[Event], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> AsyncIterator[Runtime]:
+        """Load the model, start the engine, choose the sandbox; leaving ends all of it.
+
+        ``on_event`` is called in the engine's thread with every scheduler event.
+
+        Raises:
+            ConfigError, ModelError: a setting or the model directory is wrong.
+            SandboxUnavailable: the sandbox that was asked for does not work here.
+        """
+        config = config or RuntimeConfig()
+        async with AsyncExitStack() as stack:
+            choice = await _choose_sandbox(config)
+            if choice is not None:
+                await stack.enter_async_context(choice.provider)
+            # Loading cannot be interrupted half-way; it is short.
+            loaded = await anyio.to_thread.run_sync(_load, config)
+            engine = _assemble(config, *loaded, on_event=on_event, clock=clock)
+            await stack.enter_async_context(engine)
+            model, tokenizer, name = loaded
+            runtime = cls(config, engine, model, tokenizer, name, choice, clock)
+            stack.push_async_callback(runtime._end_programs)
+            yield runtime
+
+    def program(self, program_id: str | None = None, *, tenant: str = "default") -> Program:
+        """Return a new program; enter it, or call its ``end``.
+
+        Raises:
+            InvalidRequest: a program with this id is open.
+        """
+        from agentrt.engine.tokens import PromptBuilder
+
+        name = program_id or f"program-{uuid.uuid4().hex[:12]}"
+        if name in self._programs:
+            raise InvalidRequest(f"Program {name} is open already.", remedy="Use another id.")
+        parts = ProgramParts(
+            engine=self._engine,
+            tokenizer=self.tokenizer,
+            make_builder=partial(PromptBuilder, self.tokenizer),
+            make_sandbox=self._make_sandbox,
+            new_turn_id=lambda program: f"{program}#{next(self._turn_numbers)}",
+            check_length=self._check_length,
+            forget=lambda program: void(self._programs.pop(program, None)),
+        )
+        program = self._programs[name] = Program(name, tenant, parts)
+        return program
+
+    def statistics(self) -> EngineStatistics:
+        """Return the figures as of the last step; never blocks."""
+        return self._engine.statistics()
+
+    def _check_length(self, prompt: int, output: int) -> None:
+        if prompt + output > self.max_context:
+            raise ProgramTooLarge(
+                f"{prompt} prompt and {output} output tokens exceed the model's context of "
+                f"{self.max_context}.",
+                remedy="Shorten the prompt or lower max_tokens.",
+            )
+
+    async def _make_sandbox(self, spec: SandboxSpec) -> Sandbox:
+        if self.sandbox_choice is None:
+            raise SandboxUnavailable(
+                "This runtime was opened without sandboxes.",
+                remedy="Open it with RuntimeConfig(sandbox='auto').",
+            )
+        return await self.sandbox_choice.provider.create(spec)
+
+    async def _end_programs(self) -> None:
+        with anyio.CancelScope(shield=True):
+            for program in list(self._programs.values()):
+                await program.end()
+
+
+def void(_: object) -> None:
+    """Drop a value, so that a lambda returns None."""
+
+
+async def _choose_sandbox(config: RuntimeConfig) -> Choice | None:
+    if config.sandbox is None:
+        return None
+    from agentrt.sandbox.choose import choose
+
+    return await choose(config.sandbox, trusted=config.trusted, image=config.image)
+
+
+def _load(config: RuntimeConfig) -> tuple[Decoder, Tokenizer, str]:
+    """Load model and tokenizer; blocking."""
+    import torch
+
+    from agentrt.engine.model.make import ensure_default_model
+    from agentrt.engine.model.weights import load_model
+    from agentrt.engine.tokens import Tokenizer
+
+    torch.set_num_threads(config.threads or len(os.sched_getaffinity(0)))
+    device = _device(config.device)
+    directory = Path(config.model) if config.model is not None else ensure_default_model()
+    model = load_model(directory, dtype=_dtype(config.dtype, device), device=device)
+    return model, Tokenizer.from_directory(directory), directory.resolve().name
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return str(torch.empty(0, device=name).device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"The device {name!r} cannot be used: {str(error).splitlines()[0]}.",
+            remedy="Use auto, cpu, or a CUDA device that nvidia-smi shows.",
+        ) from error
+
+
+def _dtype(name: str, device: str) -> torch.dtype:
+    import torch
+
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    known["auto"] = torch.float32 if device == "cpu" else torch.bfloat16
+    if name not in known:
+        raise ConfigError(f"There is no dtype {name!r}.", remedy=f"Use one of {sorted(known)}.")
+    return known[name]
+
+
+def _assemble(
+    config: RuntimeConfig,
+    model: Decoder,
+    tokenizer: Tokenizer,
+    name: str,
+    *,
+    on_event: Callable[[Event], None] | None,
+    clock: Callable[[], float],
+) -> Engine:
+    """Wire page cache, policy, scheduler, attention and backend into an engine."""
+    from agentrt.engine.attention.torch_paged import TorchPagedAttention
+    from agentrt.engine.engine import Engine
+    from agentrt.engine.kv import PageCache
+    from agentrt.engine.runner import TorchBackend
+
+    pages = _pool_pages(config, model)
+    cost = OnlinePrefillCost()
+    policy = make_policy(config.policy, prefill_seconds=cost)
+    kv = PageCache(pages, config.page_size, policy.retention.score)
+    scheduler = Scheduler(kv, policy, config.scheduler_config(), step_observer=cost)
+    attention = TorchPagedAttention(
+        model.config, pages, config.page_size, model.dtype, model.device
+    )
+    backend = TorchBackend(model, attention)
+    return Engine(scheduler, backend, tokenizer=tokenizer, clock=clock, on_event=on_event)
+
+
+def _pool_pages(config: RuntimeConfig, model: Decoder) -> int:
+    """Return the size of the page pool in pages.
+
+    Raises:
+        ConfigError: the size that was asked for is no page, or does not fit the free memory.
+    """
+    per_token = model.config.kv_bytes_per_token(str(model.dtype).removeprefix("torch."))
+    free = psutil.virtual_memory().available
+    if config.page_size < 1:
+        raise ConfigError(f"page_size is {config.page_size}.", remedy="Use at least 1; 16 is good.")
+    tokens = config.pool_tokens
+    if tokens is None:
+        tokens = min(LARGEST_DEFAULT_POOL, int(free * POOL_SHARE) // per_token)
+    if tokens < config.page_size:
+        raise ConfigError(
+            f"A pool of {tokens} tokens is less than a page of {config.page_size}.",
+            remedy="Name a larger pool, for example 16384 tokens, or free some memory.",
+        )
+    if str(model.device) == "cpu" and tokens * per_token > free:
+        raise ConfigError(
+            f"A pool of {tokens} tokens takes {tokens * per_token:,} bytes; {free:,} are free.",
+            remedy=f"Ask for at most {free // per_token} tokens.",
+        )
+    return tokens // config.page_size
