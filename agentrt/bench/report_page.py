@@ -140,5 +140,10 @@ def _run_facts(runs: Sequence[RunRecord]) -> list[tuple[str, str]]:
     ]
     settings = runs[0].settings
     known = (("cost", "Cost model"), ("rate", "Arrivals per second"), ("sandbox", "Sandbox"))
-    facts += [(name, str(settings[key])) for key, name in known if settings.get(key) is not None]
+    facts += [(name, _brief(settings[key])) for key, name in known if settings.get(key) is not None]
     return facts
+
+
+def _brief(value: Any) -> str:
+    """Return a setting in a word: of a whole cost model, its name."""
+    return str(value.get("name", "custom")) if isinstance(value, Mapping) else str(value)

@@ -106,18 +106,24 @@ def _resolved_card(run: RunRecord) -> list[str]:
 
 def plots_section(page: Page) -> str:
     """Return the plots of the figures, one card each; nothing if no run has figures."""
-    cards = [
+    waits = _plot(
+        "Where the time goes", "Mean seconds a program spends in each state.", _waits(page)
+    )
+    left = [
         _plot("Job completion time", "Seconds from arrival to end; shorter is better.", _jct(page)),
+        _plot(
+            "Time to first token",
+            "First and return turns; each group has its own scale."
+            if page.is_comparison
+            else "First turns of a context, and turns that return to one.",
+            _first_tokens(page),
+        ),
+    ]
+    right = [
         _plot(
             "Distribution of completion times",
             "Share of programs done within x seconds.",
             _cdf(page),
-        ),
-        _plot("Where the time goes", "Mean seconds a program spends in each state.", _waits(page)),
-        _plot(
-            "Time to first token",
-            "First and return turns; each group has its own scale.",
-            _first_tokens(page),
         ),
         _plot(
             "Prefilled tokens",
@@ -126,9 +132,13 @@ def plots_section(page: Page) -> str:
         ),
         _plot("How pins ended", "Share of each policy's KV pins.", _pins(page)),
     ]
-    body = element("div", "".join(cards), class_="grid")
+    # Short bars leave the room on the left that many policies take.
+    (right if page.is_comparison else left).insert(1, waits)
+    # Two columns of their own heights: cards of a common grid row would leave holes.
+    columns = (element("div", "".join(cards), class_="column") for cards in (left, right))
+    body = element("div", "".join(columns), class_="grid")
     lead = "Each policy on the same arrivals." if page.is_comparison else ""
-    return section("plots", "Plots", lead, body) if any(cards) else ""
+    return section("plots", "Plots", lead, body) if any([*left, *right]) else ""
 
 
 def _plot(title: str, lead: str, body: str) -> str:
@@ -146,12 +156,14 @@ def _legend(entries: Sequence[tuple[str, str]]) -> str:
 
 
 def _colour(page: Page, policy: str) -> str:
-    return f"p{list(page.policies).index(policy) % 8}"
+    return f"p{list(page.policies).index(policy) % 8}" if page.is_comparison else "p3"
 
 
 def _groups(
     page: Page, figures: Sequence[tuple[str, str]], show: Callable[[float], str]
 ) -> list[BarGroup]:
+    if not page.is_comparison:
+        return _single_group(page, figures, show)
     groups = []
     for key, heading in figures:
         rows = []
@@ -162,6 +174,16 @@ def _groups(
         if rows:
             groups.append(BarGroup(heading, rows))
     return groups
+
+
+def _single_group(
+    page: Page, figures: Sequence[tuple[str, str]], show: Callable[[float], str]
+) -> list[BarGroup]:
+    """Return one bar a figure: with one policy, its name on every bar would say nothing."""
+    metrics = page.metrics.get(page.policies[0], {}) if page.policies else {}
+    values = [(name, figure_value(metrics, (key,))) for key, name in figures]
+    rows = [Bar(name, value, show(value), "p3") for name, value in values if value is not None]
+    return [BarGroup("", rows)] if rows else []
 
 
 def _jct(page: Page) -> str:
@@ -190,7 +212,7 @@ def _cdf(page: Page) -> str:
             curves.append(Curve(name, _colour(page, name), values))
     plot = cdf(curves, title="Distribution of completion times", unit="seconds")
     legend = _legend([(f"line {curve.css}", curve.label) for curve in curves])
-    return plot + legend if plot else ""
+    return plot + (legend if page.is_comparison else "") if plot else ""
 
 
 def _waits(page: Page) -> str:

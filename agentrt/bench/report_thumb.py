@@ -42,7 +42,8 @@ def thumbnail(run: RunRecord) -> str:
         cells = dominant_cells(spans.get(row.program, ()), end)
         for kind, start, count in _runs(cells):
             paths[KINDS[kind]].append(f"M{start} {y}h{count}v{height - 2}h-{count}z")
-        labels.append(_text(_LEFT - 8, y + height - 2, shorten(row.program, 30), "name end"))
+        if place % (1 if height > 10 else 2) == 0:
+            labels.append(_text(_LEFT - 8, y + height - 2, shorten(row.program, 30), "name end"))
     bottom = 22 + len(programs) * height
     body = [_axis(end, bottom + 12 + _KV_HEIGHT), *labels]
     shapes = "".join(
@@ -52,7 +53,7 @@ def thumbnail(run: RunRecord) -> str:
     body.append(_occupancy(run.kv, end, bottom + 12))
     title = f"Time line of {len(programs)} programs under {run.policy}"
     return (
-        f'<svg class="thumb small{height}" role="img" aria-label="{escape(title)}" '
+        f'<svg class="thumb" role="img" aria-label="{escape(title)}" '
         f'viewBox="0 0 {_WIDTH} {bottom + 12 + _KV_HEIGHT + 8}">{"".join(body)}</svg>'
     )
 

@@ -54,9 +54,10 @@ def timeline_section(page: Page, kept: Sequence[RunRecord]) -> str:
     """Return the time line's markup for the runs that the page carries."""
     if not kept:
         return ""
-    lead = (
-        "Every turn, tool call and KV pin. Drag to pan; Ctrl and wheel, a pinch, or the buttons to "
-        "zoom (plain wheel after a click); hover for details."
+    lead = "Every turn, tool call and KV pin, one row a program."
+    how = (
+        "Drag to pan. Ctrl and wheel, a pinch or the buttons zoom (plain wheel after a click). Hover "
+        "for details. Where turns are too short to tell apart, a column shows their shares."
     )
     stage = (
         '<div class="stage" data-part="stage"><canvas data-part="axis" aria-hidden="true"></canvas>'
@@ -69,6 +70,7 @@ def timeline_section(page: Page, kept: Sequence[RunRecord]) -> str:
         + '<div class="cursor" data-part="cursor" hidden></div></div>'
     )
     live = element("div", _controls(page, kept) + _legend(_LEGEND) + stage, class_="interactive")
+    live += element("p", escape(how), class_="note interactive how")
     body = element("div", live + _fallback(page, kept), class_="card timeline")
     return section("timeline", "Time line", lead, body + _left_out(page, kept))
 
@@ -121,6 +123,7 @@ def _controls(page: Page, kept: Sequence[RunRecord]) -> str:
         '<label>Rows <select data-part="density"><option value="auto">automatic</option>'
         '<option value="fit">fit all</option><option value="normal">normal</option>'
         '<option value="tall">tall</option></select></label>'
+        '<label><input type="checkbox" data-part="active"> only those in view</label>'
     )
     return element(
         "div",

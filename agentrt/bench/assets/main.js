@@ -24,6 +24,7 @@ class Timeline {
     this.canvases = { axis: find("axis"), pool: find("pool"), load: find("load"), memory: find("memory") };
     this.rows = new Rows(find("rows"), find("canvas"), find("spacer"));
     this.density = find("density");
+    this.active = find("active");
     this.seed = find("seed");
     this.policies = [...root.querySelectorAll("[data-policy]")];
     this.pending = false;
@@ -52,7 +53,7 @@ class Timeline {
     const count = Math.max(1, this.run.programs.length);
     const fit = Math.floor(Math.min(600, window.innerHeight * 0.6) / count);
     const heights = { fit: Math.max(3, Math.min(38, fit)), normal: 14, tall: 34 };
-    const choice = this.density.value === "auto" ? (fit >= 11 ? "fit" : "normal") : this.density.value;
+    const choice = this.density.value === "auto" ? (fit >= 4 ? "fit" : "normal") : this.density.value;
     this.view.resize(this.stage.clientWidth);
     this.rows.setRowHeight(heights[choice]);
     this.redraw();
@@ -190,6 +191,10 @@ class Timeline {
     });
     on(this.rows.box, "scroll", () => this.redraw());
     on(this.density, "change", () => this.layout());
+    on(this.active, "change", () => {
+      this.rows.activeOnly = this.active.checked;
+      this.redraw();
+    });
     on(window, "resize", () => this.layout());
     if (this.seed) on(this.seed, "change", () => this.select(this.run.policy, Number(this.seed.value)));
     this.policies.forEach((button) => {

@@ -18,52 +18,54 @@ function brush(canvas, width, height) {
   return c;
 }
 
-// Calls paint(x, width, kind) for the visible pieces. Pieces narrower than a pixel are gathered: each
-// pixel takes the kind that covers most of it, and equal neighbours become one rectangle.
-function sweep(segs, view, paint) {
-  const count = segs.start.length;
+// Narrower pieces than this many pixels are gathered into cells.
+const CELL = 4;
+
+// Visits the visible pieces: one(x, width, kind) for each that is wide enough to be seen, and
+// many(x, width, cover) for a cell of narrower ones, with the seconds that each kind covers of it.
+// Cells are cut at fixed times, so that they do not flicker while panning.
+function sweep(segs, view, one, many) {
   const left = GUTTER;
   const right = view.width - MARGIN;
+  const slice = (CELL / view.plot) * view.span;
   const cover = new Float64Array(4);
-  let pixel = -1;
-  let run = null;
-  const emit = () => {
-    if (run) paint(run.x, run.width, run.kind);
-    run = null;
-  };
+  let cell = null;
   const flush = () => {
-    if (pixel < 0) return;
-    let kind = 0;
-    for (let k = 1; k < 4; k++) if (cover[k] > cover[kind]) kind = k;
-    if (cover[kind] > 0) {
-      if (run && run.kind === kind && run.x + run.width === pixel) run.width += 1;
-      else {
-        emit();
-        run = { x: pixel, width: 1, kind };
-      }
-    }
+    if (!cell) return;
+    many(cell.from, Math.max(0.75, cell.to - cell.from), cover);
     cover.fill(0);
-    pixel = -1;
+    cell = null;
   };
-  for (let at = firstReaching(segs, view.from); at < count && segs.start[at] <= view.to; at++) {
+  for (let at = firstReaching(segs, view.from); at < segs.start.length; at++) {
+    if (segs.start[at] > view.to) break;
     const x0 = Math.max(left, view.x(segs.start[at]));
     const x1 = Math.min(right, view.x(segs.end[at]));
-    if (x1 < left || x0 > right) continue;
-    if (x1 - x0 >= 1) {
+    if (x1 < x0) continue;
+    if (x1 - x0 >= CELL) {
       flush();
-      emit();
-      paint(x0, x1 - x0, segs.kind[at]);
+      one(x0, x1 - x0, segs.kind[at]);
       continue;
     }
-    const here = Math.floor(x0);
-    if (here !== pixel) {
-      flush();
-      pixel = here;
-    }
+    const number = Math.floor(segs.start[at] / slice);
+    if (cell && (cell.number !== number || x0 - cell.to > 1)) flush();
+    if (!cell) cell = { number, from: x0, to: x1 };
+    cell.to = Math.max(cell.to, x1);
     cover[segs.kind[at]] += Math.max(x1 - x0, 1e-4);
   }
   flush();
-  emit();
+}
+
+// A cell's kinds one above the other, each as high as its share.
+function paintShares(c, colours, x, width, y, height, cover) {
+  const total = cover[0] + cover[1] + cover[2] + cover[3];
+  let top = y;
+  for (let kind = 0; kind < 4; kind++) {
+    const share = (cover[kind] / total) * height;
+    if (share <= 0) continue;
+    c.fillStyle = colours.kinds[kind];
+    c.fillRect(x, top, width, share);
+    top += share;
+  }
 }
 
 class Rows {
@@ -73,11 +75,23 @@ class Rows {
     this.spacer = spacer;
     this.height = 14;
     this.hovered = -1;
+    this.order = [];
+    this.activeOnly = false;
   }
 
   load(run) {
     this.run = run;
     this.hovered = -1;
+    this.order = run.programs.map((_, at) => at);
+  }
+
+  // With `activeOnly`, leaves out the programs that are not alive in the visible span.
+  arrange(view) {
+    const before = this.order.length;
+    const programs = this.run.programs;
+    const alive = (at) => programs[at].finished >= view.from && programs[at].arrival <= view.to;
+    this.order = programs.map((_, at) => at).filter((at) => !this.activeOnly || alive(at));
+    if (this.order.length !== before) this.resize();
   }
 
   setRowHeight(height) {
@@ -86,28 +100,29 @@ class Rows {
   }
 
   resize() {
-    const total = Math.max(1, this.run.programs.length) * this.height;
+    const total = Math.max(1, this.order.length) * this.height;
     this.visible = Math.min(total, Math.max(120, Math.min(620, window.innerHeight * 0.62)));
-    this.box.style.height = `${this.visible}px`;
+    this.box.style.height = `${this.visible + 2}px`;
     this.spacer.style.height = `${total - this.visible}px`;
   }
 
   draw(view, colours) {
+    this.arrange(view);
     const c = brush(this.canvas, view.width, this.visible);
     const scroll = this.box.scrollTop;
     const first = Math.max(0, Math.floor(scroll / this.height));
-    const last = Math.min(this.run.programs.length, Math.ceil((scroll + this.visible) / this.height));
+    const last = Math.min(this.order.length, Math.ceil((scroll + this.visible) / this.height));
     drawGrid(c, view, this.visible, colours);
     for (let at = first; at < last; at++) this.drawRow(c, view, colours, at, at * this.height - scroll);
   }
 
   drawRow(c, view, colours, at, y) {
-    const program = this.run.programs[at];
+    const program = this.run.programs[this.order[at]];
     if (at === this.hovered) {
       c.fillStyle = colours.hover;
       c.fillRect(0, y, view.width, this.height);
     }
-    this.drawLabel(c, colours, program, y);
+    if (at % Math.ceil(11 / this.height) === 0) this.drawLabel(c, colours, program, y);
     const pad = this.height >= 12 ? 2 : this.height >= 6 ? 1 : 0.5;
     this.drawLife(c, view, colours, program, y);
     const lane = (this.height - 2 * pad) / Math.max(1, program.lanes.length);
@@ -117,14 +132,13 @@ class Rows {
   }
 
   drawLabel(c, colours, program, y) {
-    if (this.height < 9) return;
     c.font = `${this.height < 13 ? 10 : 12}px ${colours.font}`;
     c.textBaseline = "middle";
     c.textAlign = "left";
     const bad = ["unresolved", "failed", "cancelled"].includes(program.outcome);
     c.fillStyle = bad ? colours.broken : colours.muted;
     const room = GUTTER - 22;
-    c.fillText(fitText(c, program.name, room), 6, y + this.height / 2 + 0.5);
+    c.fillText(fitText(c, program.name, room), 6, Math.max(6, y + this.height / 2 + 0.5));
   }
 
   // A hairline from arrival to the end: what is on the line but has no bar is idle time.
@@ -140,20 +154,27 @@ class Rows {
     const strip = height >= 5 ? Math.max(2, Math.round(height * 0.2)) : 0;
     const gap = height >= 12 ? 1.5 : strip ? 0.5 : 0;
     const body = height - strip - gap;
-    sweep(lane.bars, view, (x, width, kind) => {
+    const bar = (x, width, kind) => {
       const inset = kind === 3 && body >= 6 ? body * 0.2 : 0;
       c.fillStyle = colours.kinds[kind];
       // A seam keeps neighbouring turns apart where there is room for one.
       c.fillRect(x, y + inset, width > 5 ? width - 0.75 : width, body - 2 * inset);
       if (kind === 0 && width > 6 && body >= 6) hatch(c, x, y, width - 0.75, body, colours);
+    };
+    sweep(lane.bars, view, bar, (x, width, cover) => {
+      paintShares(c, colours, x, width, y, body, cover);
     });
     this.drawEnds(c, view, colours, lane, y, body);
     if (!strip) return;
-    sweep(lane.marks, view, (x, width, kind) => {
+    const mark = (x, width, kind) => {
       c.fillStyle = colours[PIN_COLOURS[kind]];
       c.globalAlpha = kind === 1 ? 0.45 : 1;
-      c.fillRect(x, y + height - strip, width > 4 ? width - 1 : width, strip);
+      c.fillRect(x, y + height - strip, width > CELL ? width - 1 : width, strip);
       c.globalAlpha = 1;
+    };
+    // Of several short pins, a broken one is what a reader must not miss.
+    sweep(lane.marks, view, mark, (x, width, cover) => {
+      mark(x, width, cover[2] > 0 ? 2 : cover[1] > cover[0] + cover[3] ? 1 : 0);
     });
   }
 
@@ -173,7 +194,7 @@ class Rows {
   pick(view, x, y) {
     const place = y + this.box.scrollTop;
     const at = Math.floor(place / this.height);
-    const program = this.run.programs[at];
+    const program = this.run.programs[this.order[at]];
     this.hovered = program ? at : -1;
     if (!program || x < GUTTER) return program ? { program } : null;
     const share = (place - at * this.height) / this.height;

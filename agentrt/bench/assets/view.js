@@ -1,6 +1,6 @@
 // The visible span of time, shared by every plot of the time line, and how times are written.
 
-const GUTTER = 176;
+const GUTTER = 204;
 const MARGIN = 14;
 
 class View {
