@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import anyio
 import typer
 from rich.console import Console
+from rich.text import Text
 
 if TYPE_CHECKING:
     from agentrt.demo.run import Demo, EventLog
@@ -31,6 +32,7 @@ class _Options:
     recordings: Path | None
     policy: str
     sandbox: str
+    image: str | None
     model: str | None
     seed: int
 
@@ -68,6 +70,10 @@ def command(
     sandbox: Annotated[
         str, typer.Option("--sandbox", help="auto, docker, bubblewrap or process.")
     ] = "auto",
+    image: Annotated[
+        str | None,
+        typer.Option("--image", help="Docker image of the sandboxes; it has to hold python3."),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option("--model", metavar="DIR", help="A model directory instead of the small one."),
@@ -82,7 +88,7 @@ def command(
 
     Example: agentrt demo --only page-window --out /tmp/demo
     """
-    options = _Options(out, tuple(only or ()), recordings, policy, sandbox, model, seed)
+    options = _Options(out, tuple(only or ()), recordings, policy, sandbox, image, model, seed)
     console = Console(stderr=as_json)
     figures, code = anyio.run(_run, options, console)
     if as_json and figures is not None:
@@ -136,6 +142,7 @@ def _config(options: _Options) -> RuntimeConfig:
         model=options.model,
         policy=options.policy,
         sandbox=options.sandbox,
+        image=options.image,
         trusted=options.recordings is None,
     )
 
@@ -158,8 +165,9 @@ def _introduce(
     choice = runtime.sandbox_choice
     if choice is not None:
         session.sandbox = choice.kind
-        console.print(f"[bold]Sandbox[/]  {choice.kind}", highlight=False)
-        for line in choice.why:
+        first, *rest = choice.why
+        console.print("[bold]Sandbox[/] ", Text(first.removeprefix("sandbox: ")), soft_wrap=True)
+        for line in rest:
             console.print(f"         {line}", markup=False, highlight=False, soft_wrap=True)
     for one in demo.skipped:
         console.print(f"[bold]Skipped[/]  {one.name}: {one.reason}", soft_wrap=True)

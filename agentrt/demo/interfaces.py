@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -29,7 +29,9 @@ class TurnOutcome(Protocol):
 class ProgramLike(Protocol):
     """One program; leaving it closes its sandboxes and releases its KV."""
 
-    async def __aenter__(self) -> Self: ...
+    async def __aenter__(self) -> Self:
+        """Begin."""
+        ...
 
     async def __aexit__(
         self,
@@ -37,7 +39,9 @@ class ProgramLike(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
         /,
-    ) -> Any: ...
+    ) -> object:
+        """End the program."""
+        ...
 
     async def chat(
         self,
@@ -50,7 +54,7 @@ class ProgramLike(Protocol):
         """Run one turn; with ``forced_text`` its output is that text, computed for real."""
         ...
 
-    async def sandbox(self, spec: SandboxSpec = ...) -> Sandbox:
+    async def sandbox(self, spec: SandboxSpec | None = None) -> Sandbox:
         """Make a sandbox that lives no longer than the program."""
         ...
 
@@ -67,8 +71,9 @@ class EngineFigures(Protocol):
 class RuntimeLike(Protocol):
     """Makes programs and tells figures."""
 
-    def clock(self) -> float:
-        """Return the time that turns and pins are accounted in, in seconds."""
+    @property
+    def clock(self) -> Callable[[], float]:
+        """The clock that turns and pins are accounted in, in seconds."""
         ...
 
     def program(self, program_id: str | None = None, *, tenant: str = "default") -> ProgramLike:

@@ -67,10 +67,10 @@ class LocalSandbox(Sandbox):
         return await anyio.to_thread.run_sync(run)
 
     async def read_file(self, path: str, *, limit: int = 100 << 20) -> bytes:
-        return Path(self.workdir, path).read_bytes()
+        return await anyio.Path(self.workdir, path).read_bytes()
 
     async def write_file(self, path: str, data: bytes) -> None:
-        Path(self.workdir, path).write_bytes(data)
+        await anyio.Path(self.workdir, path).write_bytes(data)
 
     async def close(self) -> None:
         shutil.rmtree(self.workdir, ignore_errors=True)
@@ -99,8 +99,8 @@ class FakeProgram:
         for box in self.boxes:
             await box.close()
 
-    async def sandbox(self, spec: SandboxSpec = SandboxSpec()) -> Sandbox:
-        box = self.runtime.make_sandbox(spec)
+    async def sandbox(self, spec: SandboxSpec | None = None) -> Sandbox:
+        box = self.runtime.make_sandbox(spec or SandboxSpec())
         self.boxes.append(box)
         return box
 
