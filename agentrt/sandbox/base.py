@@ -96,12 +96,14 @@ class SandboxSpec:
     """What a sandbox is made with.
 
     ``image`` is a Docker image name (only the ``docker`` kind uses it). ``source`` is a host
-    directory whose content is copied into the work directory when the sandbox starts. ``limits`` are
-    defaults of every tool call. ``labels`` end up wherever the kind can put them.
+    directory whose content is copied into the work directory when the sandbox starts. ``readable``
+    names further host paths that show read-only at the same place inside. ``limits`` are defaults
+    of every tool call. ``labels`` end up wherever the kind can put them.
     """
 
     image: str | None = None
     source: Path | None = None
+    readable: tuple[Path, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     limits: Limits = Limits()
     network: Literal["none", "host"] = "none"
@@ -150,9 +152,9 @@ class Sandbox(ABC):
 
         A string runs under ``/bin/sh -c`` (``bash -c`` where there is one), a sequence as it is.
         ``timeout`` is in seconds; past it the whole tree is killed and ``status`` is ``timeout``.
-        Each output stream is kept up to ``output_cap`` bytes; callbacks see every byte up to the cap
-        as it arrives. Cancelling the awaiting task kills the tree before the cancellation goes on.
-        Several calls may run at the same time.
+        Each output stream is kept up to ``output_cap`` bytes; callbacks see every byte up to the
+        cap as it arrives. Cancelling the awaiting task kills the tree before the cancellation goes
+        on. Several calls may run at the same time.
 
         Raises:
             ToolNotStarted: the command or its work directory does not exist, or is not executable.

@@ -1,0 +1,98 @@
+"""The cgroup file system, behind one small class so that tests can stand in for the kernel."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+__all__ = ["CgroupFiles"]
+
+JOIN_TRIAL_SECONDS = 10.0
+
+
+class CgroupFiles:
+    """Operations on cgroup directories. A refused write is a value, a vanished file is ``None``."""
+
+    def make(self, directory: Path) -> None:
+        """Create a cgroup and its missing parents. Raises OSError as the kernel answers."""
+        # Another run may remove the shared parent between our two mkdir calls: try again.
+        for attempt in range(10):
+            try:
+                directory.mkdir(parents=True, exist_ok=True)
+                return
+            except FileNotFoundError:
+                if attempt == 9:
+                    raise
+
+    def read(self, path: Path) -> str | None:
+        """The file's text, or ``None`` when it is not there or may not be read."""
+        try:
+            return path.read_text()
+        except OSError:
+            return None
+
+    def write(self, path: Path, value: str) -> OSError | None:
+        """Write into an existing control file; return what the kernel refused, if it did."""
+        try:
+            handle = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        except OSError as error:
+            return error
+        try:
+            os.write(handle, value.encode())
+        except OSError as error:
+            return error
+        finally:
+            os.close(handle)
+        return None
+
+    def can_join(self, directory: Path) -> OSError | None:
+        """Try it with a short process: permission to write the file does not say enough."""
+        trial = ["/bin/sh", "-c", 'echo 0 > "$1"', "sh", str(directory / "cgroup.procs")]
+        try:
+            done = subprocess.run(
+                trial, capture_output=True, timeout=JOIN_TRIAL_SECONDS, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return OSError(errno.EIO, f"trial process: {error}")
+        if done.returncode == 0:
+            return None
+        said = done.stderr.decode(errors="replace").strip()
+        return PermissionError(errno.EPERM, said or "a process could not join", str(directory))
+
+    def pids(self, directory: Path) -> list[int]:
+        """Process ids in a cgroup and everything below it."""
+        out: list[int] = []
+        for inner, _, _ in os.walk(directory, followlinks=False):
+            text = self.read(Path(inner) / "cgroup.procs") or ""
+            # 0 is a process of another pid namespace: it has no number that we could signal.
+            out += [int(word) for word in text.split() if word != "0"]
+        return out
+
+    def kill(self, pids: list[int]) -> None:
+        """SIGKILL each process that still exists; those that we may not signal are left."""
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+
+    def remove(self, directory: Path) -> bool:
+        """Remove a cgroup and its children, deepest first; return whether it is gone."""
+        for inner, _, _ in os.walk(directory, topdown=False, followlinks=False):
+            if not self.remove_one(Path(inner)):
+                return False
+        return not directory.exists()
+
+    def remove_one(self, directory: Path) -> bool:
+        """Remove one cgroup; ``False`` while it holds processes or children, or is not ours."""
+        try:
+            directory.rmdir()
+        except FileNotFoundError:
+            return True
+        except OSError as error:
+            if error.errno in (errno.EBUSY, errno.ENOTEMPTY, errno.EPERM, errno.EACCES):
+                return False
+            raise
+        return True

@@ -1,0 +1,210 @@
+"""The branch of one run in every hierarchy: ``agentrt/<run>/<sandbox>/tool-<n>``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from agentrt.resources.cgroup.files import CgroupFiles
+from agentrt.resources.cgroup.group import Leaf, ToolGroup
+from agentrt.resources.cgroup.layout import CONTROLLERS, Hierarchy, Layout
+from agentrt.resources.cgroup.limits import LimitsLike
+
+__all__ = ["PARENT", "Branch", "CgroupTree", "clear_run"]
+
+PARENT = "agentrt"
+TRIAL = "trial"
+
+NO_PERMISSION = (
+    "Run as root, or inside a delegated unit: systemd-run --user --pty -p Delegate=yes "
+    "-p DelegateSubgroup=main -- COMMAND"
+)
+NO_CONTROLLER = "Boot with the controller enabled, or have it delegated to this unit."
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """Where the run may make cgroups in one hierarchy: below ``base``."""
+
+    hierarchy: Hierarchy
+    base: Path
+
+
+class CgroupTree:
+    """Makes the cgroups of one run and removes them all, shared parents included.
+
+    Every hierarchy that can limit, kill or count takes part where we may make directories and move
+    processes; that is tried, never inferred. ``branches`` is empty where nothing works.
+    """
+
+    def __init__(self, run_id: str, layout: Layout, files: CgroupFiles | None = None) -> None:
+        self.run_id = run_id
+        self.layout = layout
+        self._files = files or CgroupFiles()
+        self._refused: dict[Path, str] = {}
+        self.branches: tuple[Branch, ...] = ()
+
+    def open(self) -> None:
+        """Find where cgroups can be made. Blocking: some milliseconds per hierarchy."""
+        self.branches = tuple(self._find_branches())
+
+    def _find_branches(self) -> Iterator[Branch]:
+        for hierarchy in self.layout.hierarchies:
+            if not _useful(hierarchy, self.layout):
+                continue
+            for base in _bases(hierarchy):
+                if said := self._try_base(hierarchy, base):
+                    self._refused.setdefault(hierarchy.mount, said)
+                else:
+                    yield Branch(hierarchy, base)
+                    break
+
+    def _try_base(self, hierarchy: Hierarchy, base: Path) -> str:
+        """Make, join and remove a cgroup below ``base``; return what failed, or nothing."""
+        trial = base / PARENT / self.run_id / TRIAL
+        try:
+            self._files.make(trial)
+        except OSError as error:
+            return f"{error.strerror}: {base}"
+        if hierarchy.version == 2:
+            self._delegate([base, base / PARENT, base / PARENT / self.run_id])
+        refused = self._files.can_join(trial)
+        self._files.remove_one(trial)
+        if refused is None:
+            return ""
+        self._drop_parents(base)
+        return refused.strerror or str(refused)
+
+    def _delegate(self, chain: Sequence[Path]) -> None:
+        """Hand the limit controllers down a v2 chain as far as the kernel allows.
+
+        What fails here shows when a limit is set: the control file is then missing, and the limit
+        is reported as not enforced.
+        """
+        for directory in chain:
+            offered = (self._files.read(directory / "cgroup.controllers") or "").split()
+            for name in CONTROLLERS:
+                if name in offered:
+                    self._files.write(directory / "cgroup.subtree_control", f"+{name}")
+
+    @property
+    def candidates(self) -> tuple[Path, ...]:
+        """Every directory that ``open`` may make for the run, wherever it then settles."""
+        return tuple(
+            base / PARENT / self.run_id
+            for hierarchy in self.layout.hierarchies
+            if _useful(hierarchy, self.layout)
+            for base in _bases(hierarchy)
+        )
+
+    @property
+    def run_paths(self) -> tuple[Path, ...]:
+        """The run's directory in each hierarchy that takes part."""
+        return tuple(branch.base / PARENT / self.run_id for branch in self.branches)
+
+    def tool(
+        self, sandbox_id: str, name: str, limits: LimitsLike, *, spare_pids: int = 0
+    ) -> ToolGroup:
+        """Make the cgroup of one tool call and set its limits.
+
+        ``spare_pids`` is added to the pids limit for processes of the sandbox itself. What could
+        not be set is in ``unenforced`` of the group, with the remedy.
+
+        Raises:
+            OSError: a directory could not be made.
+        """
+        leaves = [self._leaf(branch, sandbox_id, name) for branch in self.branches]
+        group = ToolGroup(leaves, self._files)
+        refused = group.apply(_Padded(limits, spare_pids))
+        group.unenforced = tuple(
+            f"{limit}: {why}. {self._remedy(limit)}" for limit, why in refused.items()
+        )
+        return group
+
+    def _leaf(self, branch: Branch, sandbox_id: str, name: str) -> Leaf:
+        sandbox = branch.base / PARENT / self.run_id / sandbox_id
+        if not sandbox.exists():
+            self._files.make(sandbox)
+            if branch.hierarchy.version == 2:
+                self._delegate([sandbox])
+        self._files.make(sandbox / name)
+        return Leaf(branch.hierarchy, sandbox / name)
+
+    def _remedy(self, limit: str) -> str:
+        holder = self.layout.v1(limit) or self.layout.v2
+        if holder is not None and holder.mount in self._refused:
+            return f"({self._refused[holder.mount]}) {NO_PERMISSION}"
+        return NO_CONTROLLER if self.branches else NO_PERMISSION
+
+    def drop_sandbox(self, sandbox_id: str) -> bool:
+        """Remove a sandbox's empty directories everywhere, those made by a container engine too."""
+        mounts = {h.mount / PARENT / self.run_id for h in self.layout.hierarchies}
+        gone = [self._files.remove(path / sandbox_id) for path in mounts | set(self.run_paths)]
+        return all(gone)
+
+    def close(self) -> bool:
+        """Remove the run's directories and the shared parent once nobody uses it."""
+        bases = {branch.base for branch in self.branches}
+        bases |= {hierarchy.mount for hierarchy in self.layout.hierarchies}
+        gone = [self._files.remove(base / PARENT / self.run_id) for base in sorted(bases)]
+        for base in bases:
+            self._files.remove_one(base / PARENT)
+        return all(gone)
+
+    def _drop_parents(self, base: Path) -> None:
+        self._files.remove_one(base / PARENT / self.run_id)
+        self._files.remove_one(base / PARENT)
+
+
+def clear_run(
+    run_id: str, layout: Layout, recorded: Sequence[Path], files: CgroupFiles
+) -> tuple[list[int], bool]:
+    """Kill what is left in a dead run's cgroups and try to remove them; the caller repeats.
+
+    ``recorded`` are the run's directories as its record names them: only those that lie in a cgroup
+    mount and are named after the run are touched. Returns the processes that were signalled and
+    whether everything is gone.
+    """
+    mounts = [hierarchy.mount for hierarchy in layout.hierarchies]
+    paths = {mount / PARENT / run_id for mount in mounts}
+    paths |= {
+        path
+        for path in recorded
+        if path.parts[-2:] == (PARENT, run_id) and any(path.is_relative_to(m) for m in mounts)
+    }
+    killed: set[int] = set()
+    for path in sorted(paths):
+        files.write(path / "cgroup.kill", "1")
+        pids = files.pids(path)
+        killed.update(pids)
+        files.kill(pids)
+    gone = [files.remove(path) for path in sorted(paths)]
+    for path in paths:
+        files.remove_one(path.parent)
+    return sorted(killed), all(gone)
+
+
+class _Padded:
+    """Limits with room for the processes that the sandbox itself needs."""
+
+    def __init__(self, limits: LimitsLike, spare_pids: int) -> None:
+        self.memory = limits.memory
+        self.cpu = limits.cpu
+        self.pids = None if limits.pids is None else limits.pids + spare_pids
+
+
+def _useful(hierarchy: Hierarchy, layout: Layout) -> bool:
+    if hierarchy.version == 2:
+        return True
+    # cpuacct alone only counts, which the v2 tree does as well.
+    counted = {"cpuacct"} if layout.v2 is None else set()
+    return bool(hierarchy.controllers & (set(CONTROLLERS) | counted))
+
+
+def _bases(hierarchy: Hierarchy) -> list[Path]:
+    """Where to try: the top of the hierarchy, the parent of our own cgroup, our own cgroup."""
+    places = [hierarchy.mount]
+    if hierarchy.own != hierarchy.mount:
+        places += [hierarchy.own.parent, hierarchy.own]
+    return list(dict.fromkeys(places))

@@ -1,0 +1,255 @@
+"""What all kinds of sandboxes do alike: checks, the course of a tool call, closing."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import anyio
+from anyio import CancelScope
+
+from agentrt.errors import ConfigError, InvalidRequest, SandboxGone, ToolNotStarted
+from agentrt.sandbox.base import (
+    DEFAULT_OUTPUT_CAP,
+    ExecResult,
+    ExecStatus,
+    Limits,
+    OutputCallback,
+    ResourceUsage,
+    Sandbox,
+    SandboxSpec,
+)
+from agentrt.sandbox.host import Host
+from agentrt.sandbox.launcher import new_word
+from agentrt.sandbox.output import Capture
+from agentrt.sandbox.supervise import Ended, Group, ToolProcess, supervise
+
+__all__ = ["Call", "CommonSandbox", "check_limits", "failure_to_start", "merge_limits", "status_of"]
+
+SHELL_FAILURES = (126, 127)
+MINIMUM_MEMORY = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One tool call, ready to start. ``word`` marks what the starting shell itself says."""
+
+    command: str | Sequence[str]
+    cwd: str
+    env: Mapping[str, str]
+    has_stdin: bool
+    tool: str
+    word: str
+
+
+class CommonSandbox(Sandbox):
+    """A sandbox over a ``Host``. A kind adds how a tool call starts and what closing removes."""
+
+    spare_pids = 0
+    """Processes of the sandbox itself that live in a tool call's cgroup."""
+
+    def __init__(self, sandbox_id: str, workdir: str, spec: SandboxSpec, host: Host) -> None:
+        self.sandbox_id = sandbox_id
+        self.workdir = workdir
+        self._spec = spec
+        self._host = host
+        self._numbers = itertools.count(1)
+        self._active: set[CancelScope] = set()
+        self._idle = anyio.Event()
+        self._closing = False
+        self._removed = False
+
+    @abstractmethod
+    async def _start(self, call: Call, group: Group) -> ToolProcess:
+        """Start the call inside ``group``. Leaves nothing behind when it raises."""
+
+    @abstractmethod
+    async def _remove(self) -> None:
+        """Remove what the sandbox is made of; no tool call runs any more."""
+
+    def _always_unenforced(self) -> tuple[str, ...]:
+        """What the spec asks for and this kind never gives."""
+        return ()
+
+    async def exec(
+        self,
+        command: str | Sequence[str],
+        *,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        stdin: bytes | None = None,
+        timeout: float | None = None,
+        limits: Limits | None = None,
+        output_cap: int = DEFAULT_OUTPUT_CAP,
+        on_stdout: OutputCallback | None = None,
+        on_stderr: OutputCallback | None = None,
+    ) -> ExecResult:
+        """Run one tool call; see ``Sandbox.exec``."""
+        self._check_open()
+        asked = merge_limits(self._spec.limits, limits)
+        variables = {**self._spec.env, **(env or {})}
+        check_call(command, variables, timeout, output_cap)
+        check_limits(asked)
+        tool = f"tool-{next(self._numbers)}"
+        call = Call(command, self._cwd(cwd), variables, stdin is not None, tool, new_word())
+        out, err = Capture(output_cap, on_stdout), Capture(output_cap, on_stderr)
+
+        with CancelScope() as scope:
+            self._active.add(scope)
+            try:
+                with CancelScope(shield=True):
+                    group = await self._host.group(
+                        self.sandbox_id, tool, asked, spare_pids=self.spare_pids
+                    )
+                ended = await supervise(
+                    lambda: self._start(call, group),
+                    group,
+                    out,
+                    err,
+                    stdin=stdin,
+                    timeout=timeout,
+                )
+                return self._result(ended, group, call, out, err)
+            finally:
+                self._active.discard(scope)
+                if not self._active:
+                    self._idle.set()
+                    self._idle = anyio.Event()
+        raise self._gone()
+
+    def _cwd(self, cwd: str | None) -> str:
+        if cwd is None:
+            return self.workdir
+        if "\0" in cwd:
+            raise ToolNotStarted("cwd holds a NUL byte.", remedy="Pass a path.")
+        return cwd if cwd.startswith("/") else f"{self.workdir}/{cwd}"
+
+    def _result(
+        self, ended: Ended, group: Group, call: Call, out: Capture, err: Capture
+    ) -> ExecResult:
+        status = status_of(ended)
+        if status == "exited":
+            failure = failure_to_start(ended, call, err.head)
+            if failure is not None:
+                raise failure
+        left = () if ended.clean else (f"cleanup: something of {call.tool} would not die.",)
+        counted = ended.counters
+        return ExecResult(
+            status=status,
+            exit_code=ended.code,
+            stdout=out.value(),
+            stderr=err.value(),
+            stdout_truncated=out.truncated,
+            stderr_truncated=err.truncated,
+            duration=ended.duration,
+            resources=ResourceUsage(
+                peak_memory=counted.peak_memory,
+                cpu_seconds=counted.cpu_seconds,
+                peak_pids=counted.peak_pids,
+                oom_kills=counted.oom_kills,
+                pids_refused=counted.pids_refused,
+            ),
+            unenforced=(*group.unenforced, *self._always_unenforced(), *left),
+        )
+
+    def _check_open(self) -> None:
+        if self._closing:
+            raise self._gone()
+
+    def _gone(self) -> SandboxGone:
+        return SandboxGone(
+            f"Sandbox {self.sandbox_id} is closed.", remedy="Make a new one with create()."
+        )
+
+    async def close(self) -> None:
+        """Kill what runs, remove every trace. Idempotent; shielded from cancellation."""
+        self._closing = True
+        with CancelScope(shield=True):
+            for scope in list(self._active):
+                scope.cancel()
+            while self._active:
+                await self._idle.wait()
+            if not self._removed:
+                self._removed = True
+                await self._remove()
+
+
+def merge_limits(defaults: Limits, asked: Limits | None) -> Limits:
+    """Each limit as asked for this call, else the sandbox's default."""
+    if asked is None:
+        return defaults
+    return Limits(
+        memory=asked.memory if asked.memory is not None else defaults.memory,
+        cpu=asked.cpu if asked.cpu is not None else defaults.cpu,
+        pids=asked.pids if asked.pids is not None else defaults.pids,
+    )
+
+
+def check_limits(limits: Limits) -> None:
+    """Refuse limits that no host could set.
+
+    Raises:
+        ConfigError: a limit is not a positive number, or memory is below one MiB.
+    """
+    if limits.memory is not None and limits.memory < MINIMUM_MEMORY:
+        raise ConfigError(
+            f"A memory limit of {limits.memory} bytes is too small.", remedy="Ask for 1m or more."
+        )
+    if limits.cpu is not None and not (0 < limits.cpu < math.inf):
+        raise ConfigError(f"A CPU limit of {limits.cpu} is no number of cores.", remedy="Use > 0.")
+    if limits.pids is not None and limits.pids < 1:
+        raise ConfigError(f"A pids limit of {limits.pids} lets nothing run.", remedy="Use >= 1.")
+
+
+def check_call(
+    command: str | Sequence[str], env: Mapping[str, str], timeout: float | None, output_cap: int
+) -> None:
+    """Refuse what can never start.
+
+    Raises:
+        ToolNotStarted: the command is empty or, as the environment, not passable to a program.
+        InvalidRequest: the time limit or the output cap is out of range.
+    """
+    words = [command] if isinstance(command, str) else list(command)
+    if not words or not words[0]:
+        raise ToolNotStarted("The command is empty.", remedy="Pass a command to run.")
+    if any("\0" in text for text in (*words, *env, *env.values())):
+        raise ToolNotStarted("The command or its environment holds a NUL byte.", remedy="Drop it.")
+    for name in env:
+        if not name or "=" in name:
+            raise ToolNotStarted(f"{name!r} cannot name a variable.", remedy="Rename it.")
+    if timeout is not None and not timeout > 0:
+        raise InvalidRequest(
+            f"A timeout of {timeout} s is not positive.", remedy="Use > 0 or none."
+        )
+    if output_cap < 0:
+        raise InvalidRequest(f"An output cap of {output_cap} is negative.", remedy="Use >= 0.")
+
+
+def status_of(ended: Ended) -> ExecStatus:
+    """Pure: the name of how a call ended. Only the cgroup's own counter says out of memory."""
+    if ended.code is None:
+        return "timeout"
+    if ended.counters.oom_kills and ended.code != 0:
+        return "out_of_memory"
+    return "exited"
+
+
+def failure_to_start(ended: Ended, call: Call, head: bytes) -> ToolNotStarted | None:
+    """Pure: the error for a command that never ran, judged by the starter's own marks."""
+    said = head.decode(errors="replace").strip()
+    if not ended.started:
+        reason = said.replace(call.word, "start") or f"its starter ended with code {ended.code}"
+        return ToolNotStarted(
+            f"The command did not start in {call.cwd}: {reason}.",
+            remedy="Check that the work directory exists; see: agentrt sandbox check",
+        )
+    if ended.code in SHELL_FAILURES and said.startswith(f"{call.word}:"):
+        return ToolNotStarted(
+            f"The command did not start: {said.removeprefix(f'{call.word}:').strip()}.",
+            remedy="Check its name, its permission to execute, and PATH.",
+        )
+    return None

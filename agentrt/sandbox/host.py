@@ -1,0 +1,93 @@
+"""What the sandboxes of one run share: its record, its directory, its cgroups."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+from anyio import to_thread
+
+from agentrt.errors import ToolNotStarted
+from agentrt.resources.cgroup import CgroupTree, LimitsLike, ToolGroup, read_layout
+from agentrt.sandbox.state import RunState
+from agentrt.sandbox.supervise import Group
+from agentrt.sandbox.tracked import TrackedGroup
+
+__all__ = ["Host"]
+
+
+class Host:
+    """One run on this machine. Open it before anything is made, close it last.
+
+    A ``RunState`` that was handed in stays its owner's to close; otherwise the host opens and
+    closes its own.
+    """
+
+    def __init__(self, state: RunState, tree: CgroupTree, *, owns_state: bool) -> None:
+        self.state = state
+        self.tree = tree
+        self._owns_state = owns_state
+        self._numbers = itertools.count(1)
+
+    @classmethod
+    async def open(cls, state: RunState | None = None) -> Host:
+        """Register the run and find out where cgroups can be made.
+
+        Raises:
+            ConfigError: the run cannot be registered.
+        """
+
+        def prepare() -> Host:
+            run = state or RunState.open()
+            tree = CgroupTree(run.run_id, read_layout())
+            # Recorded before they exist: wherever the trial ends, a later start can clean up.
+            run.note(cgroups=tree.candidates)
+            tree.open()
+            return cls(run, tree, owns_state=state is None)
+
+        return await to_thread.run_sync(prepare)
+
+    def sandbox_id(self) -> str:
+        """A new id; unique on this machine through the run id in every longer name."""
+        return f"s{next(self._numbers)}-{self.state.run_id[-4:]}"
+
+    def directory(self, sandbox_id: str) -> Path:
+        """The sandbox's own directory below the run's."""
+        return self.state.temp / sandbox_id
+
+    async def group(
+        self, sandbox_id: str, tool: str, limits: LimitsLike, *, spare_pids: int = 0
+    ) -> Group:
+        """Make the cgroup of a tool call, or what stands in for it where none can be made.
+
+        Raises:
+            ToolNotStarted: cgroups work here but this one could not be made.
+        """
+
+        def make() -> ToolGroup:
+            return self.tree.tool(sandbox_id, tool, limits, spare_pids=spare_pids)
+
+        try:
+            group = await to_thread.run_sync(make)
+        except OSError as error:
+            raise ToolNotStarted(
+                f"Cannot make the cgroup of the tool call: {error}.",
+                remedy="Look for a limit on their number: cgroup.max.descendants.",
+            ) from error
+        if not self.tree.branches:
+            return TrackedGroup(self.marker(sandbox_id, tool), group.unenforced)
+        return group
+
+    def marker(self, sandbox_id: str, tool: str) -> str:
+        """The value of ``ENV_TOOL`` in the tool call's environment."""
+        return f"{self.state.run_id}/{sandbox_id}/{tool}"
+
+    async def close(self) -> None:
+        """Remove the run's cgroups, and its record and directory if they are our own."""
+
+        def remove() -> None:
+            self.tree.close()
+            if self._owns_state:
+                self.state.close()
+
+        await to_thread.run_sync(remove)

@@ -1,0 +1,195 @@
+"""One tool call from start to nothing left: exit, short drain, kill of the group, removal."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import anyio
+from anyio import CancelScope, to_thread
+
+from agentrt.resources.cgroup import Counters
+from agentrt.sandbox.output import Capture
+
+__all__ = ["Ended", "Group", "ToolProcess", "extinguish", "supervise"]
+
+DRAIN = 0.2
+"""Seconds that output may still arrive after the command itself has ended."""
+LAST_DRAIN = 1.0
+"""Seconds for the end of the streams once everything that could write is dead."""
+KILL_SECONDS = 10.0
+
+
+class Group(Protocol):
+    """All processes of one tool call, killable as one."""
+
+    unenforced: tuple[str, ...]
+
+    def kill(self) -> None: ...
+    def populated(self) -> bool: ...
+    def counters(self) -> Counters: ...
+    def remove(self) -> bool: ...
+
+
+class ToolProcess(ABC):
+    """The first process of a tool call, however it was started."""
+
+    @abstractmethod
+    async def pump(self, stdout: Capture, stderr: Capture) -> None:
+        """Move output until the streams end."""
+
+    @abstractmethod
+    async def feed(self, stdin: bytes) -> None:
+        """Write all of ``stdin``, then end it."""
+
+    @abstractmethod
+    async def wait(self) -> int:
+        """Wait for the command itself and return its exit code (128 + n for signal n)."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """SIGKILL the process itself; nothing when it has ended."""
+
+    @abstractmethod
+    def started(self) -> bool:
+        """After its end: whether the command ran, rather than only what starts it."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release descriptors. Idempotent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a tool call ended. ``code`` is ``None`` when we killed it; ``clean`` whether it is gone.
+
+    ``started`` is false when the command's turn never came.
+    """
+
+    code: int | None
+    started: bool
+    duration: float
+    counters: Counters
+    clean: bool
+
+
+async def supervise(
+    start: Callable[[], Awaitable[ToolProcess]],
+    group: Group,
+    stdout: Capture,
+    stderr: Capture,
+    *,
+    stdin: bytes | None,
+    timeout: float | None,
+) -> Ended:
+    """Run a tool call and return when nothing of it is left.
+
+    The time limit covers the start. However this ends, cancellation and errors of a callback
+    included, the group is killed, waited for and removed first.
+    """
+    begun = anyio.current_time()
+    deadline = math.inf if timeout is None else begun + timeout
+    process: ToolProcess | None = None
+    code: int | None = None
+    try:
+        with CancelScope(deadline=deadline):
+            process = await start()
+        if process is not None:
+            code = await _attend(process, group, stdout, stderr, stdin, deadline)
+        duration = anyio.current_time() - begun
+        started = process is not None and process.started()
+        counters, clean = await extinguish(group, process)
+        return Ended(code, started, duration, counters, clean)
+    except BaseException:
+        await extinguish(group, process)
+        raise
+    finally:
+        if process is not None:
+            process.close()
+
+
+async def _attend(
+    process: ToolProcess,
+    group: Group,
+    stdout: Capture,
+    stderr: Capture,
+    stdin: bytes | None,
+    deadline: float,
+) -> int | None:
+    code: int | None = None
+    pumped = anyio.Event()
+
+    async def pump() -> None:
+        await process.pump(stdout, stderr)
+        pumped.set()
+
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(pump)
+            if stdin is not None:
+                tasks.start_soon(process.feed, stdin)
+            with CancelScope(deadline=deadline):
+                code = await process.wait()
+            if code is not None:
+                with anyio.move_on_after(DRAIN):
+                    await pumped.wait()
+            await _kill(group, process)
+            with anyio.move_on_after(LAST_DRAIN):
+                await pumped.wait()
+            tasks.cancel_scope.cancel()
+    except BaseExceptionGroup as errors:
+        # One failure, as of a callback, is that failure; the group around it is our own detail.
+        raise _only(errors) from None
+    return code
+
+
+def _only(errors: BaseException) -> BaseException:
+    while isinstance(errors, BaseExceptionGroup) and len(errors.exceptions) == 1:
+        errors = errors.exceptions[0]
+    return errors
+
+
+async def _kill(group: Group, process: ToolProcess | None) -> bool:
+    """Kill until the group is empty; ``False`` if something survives for ``KILL_SECONDS``."""
+    alive = True
+    with CancelScope(shield=True):
+        deadline = anyio.current_time() + KILL_SECONDS
+        pause = 0.0005
+        while alive := await _alive(group, process):
+            group.kill()
+            if process is not None:
+                process.kill()
+            if anyio.current_time() > deadline:
+                break
+            await anyio.sleep(pause)
+            pause = min(0.05, pause * 2)
+    return not alive
+
+
+async def _alive(group: Group, process: ToolProcess | None) -> bool:
+    """Whether anything lives; the process is given a moment to be waited for."""
+    if group.populated():
+        return True
+    if process is None:
+        return False
+    with anyio.move_on_after(0.01) as moment:
+        await process.wait()
+    return moment.cancelled_caught
+
+
+async def extinguish(group: Group, process: ToolProcess | None) -> tuple[Counters, bool]:
+    """Kill, read the counters, remove the group; also returns whether all of it is gone."""
+    clean, counters = False, Counters()
+    with CancelScope(shield=True):
+        dead = await _kill(group, process)
+        counters = await to_thread.run_sync(group.counters)
+        for attempt in range(12):
+            # The kernel may call an emptied directory busy for a moment longer.
+            if clean := await to_thread.run_sync(group.remove):
+                break
+            await anyio.sleep(0.001 * 2**attempt)
+        clean = clean and dead
+    return counters, clean
