@@ -16,11 +16,11 @@ from agentrt.bench.records import ProgramOutcome, RunRecord, ToolRecord
 from agentrt.bench.replay import InfiniteCache, LiteralTexts, NumericTokens, Prompts, ReplayTurn
 from agentrt.bench.settings import BenchSettings
 from agentrt.bench.workload import Program, Tool, Turn
-from agentrt.engine.engine import TurnStream
-from agentrt.engine.sampling import SamplingParams
+from agentrt.engine.params import SamplingParams
 from agentrt.engine.tokens import PromptBuilder, Tokenizer
 from agentrt.errors import AgentRTError, ConfigError, RequestError
-from agentrt.runtime import Program as LiveProgram
+from agentrt.program import ChatStream
+from agentrt.program import Program as LiveProgram
 from agentrt.runtime import Runtime, RuntimeConfig
 from agentrt.sandbox.base import Sandbox
 from agentrt.scheduling.plan import Event, PinEnded, TurnStats
@@ -68,7 +68,7 @@ def runtime_config(policy: str, settings: BenchSettings) -> RuntimeConfig:
         policy=policy,
         pool_tokens=settings.pool,
         max_wait=settings.max_wait,
-        sandbox=settings.sandbox or "auto",
+        sandbox=settings.sandbox,
     )
 
 
@@ -261,7 +261,7 @@ class LiveReplay:
         )
 
 
-async def _drain(stream: TurnStream) -> TurnStats:
+async def _drain(stream: ChatStream) -> TurnStats:
     """Read a turn to its end and return its account."""
     async with stream:
         async for _ in stream:

@@ -161,10 +161,12 @@ class Simulation:
 
     def _release_due(self) -> None:
         while self._due and self._due[0][0] <= self.clock.now:
-            self._submit(heapq.heappop(self._due)[2])
+            time, _, run = heapq.heappop(self._due)
+            self._submit(run, time)
 
-    def _submit(self, run: _Run) -> None:
-        turn, now = run.turn, self.clock.now
+    def _submit(self, run: _Run, time: float) -> None:
+        """Hand a turn in as of ``time``, which may lie within the step that has just ended."""
+        turn = run.turn
         run.ideal = self._ideal.prefill(turn)
         request = TurnRequest(
             turn_id=run.turn_id,
@@ -177,7 +179,7 @@ class Simulation:
             last=run.is_last,
         )
         try:
-            self._scheduler.submit(request, now)
+            self._scheduler.submit(request, time)
         except CapacityError as error:
             self._end(run, failed=str(error))
         else:
