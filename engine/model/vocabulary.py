@@ -107,7 +107,7 @@ def write_tokenizer(directory: Path, words: int, positions: int) -> None:
             "clean_up_tokenization_spaces": False,
         },
     )
-    ids = {"eos_token_id": [SPECIAL.index(EOS), SPECIAL.index(PAD)], "pad_token_id": 0}
+    ids = {"eos_token_id": SPECIAL.index(EOS), "pad_token_id": SPECIAL.index(PAD)}
     write_json(directory / "generation_config.json", ids)
 
 

@@ -1,0 +1,144 @@
+"""Append-stable prompts: the next prompt of a context starts with the tokens that it already has.
+
+Rendering a conversation anew does not give the tokens that the model produced back: text can be cut
+into tokens in several ways, and templates drop or trim parts. So an own assistant message keeps its
+tokens, and only what follows it is rendered. Keys and values computed for it then stay usable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from agentrt.engine.template import Message, plain_message
+from agentrt.errors import InvalidRequest
+
+__all__ = ["PromptBuilder"]
+
+# Stands for our own answer while a template is rendered; no template and no message contains it.
+_PLACEHOLDER = "AGENTRT7f3a9c52e1d84b06ANSWER"
+
+Tools = Sequence[Mapping[str, Any]] | None
+
+
+class _Renderer(Protocol):
+    """What a prompt builder needs of a tokenizer."""
+
+    @property
+    def eos_ids(self) -> frozenset[int]: ...
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Tools = None,
+        add_generation_prompt: bool = True,
+    ) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """A conversation, in comparable form, and the tokens that stand for it."""
+
+    messages: list[Message]
+    tools: Sequence[Mapping[str, Any]]
+    tokens: list[int]
+
+
+class PromptBuilder:
+    """Prompts of one context of one program, one after another.
+
+    Args:
+        tokenizer: the model's :class:`~agentrt.engine.tokens.Tokenizer`.
+    """
+
+    def __init__(self, tokenizer: _Renderer) -> None:
+        self._tokenizer = tokenizer
+        self._prompt: _State | None = None
+        self._answered: _State | None = None
+
+    def build(self, messages: Sequence[Message], tools: Tools = None) -> list[int]:
+        """Return the tokens of a prompt that asks for the next assistant message.
+
+        If ``messages`` continue the last conversation (same tools, same messages, the noted answer,
+        then at least one more), the result starts with exactly the earlier prompt and output. An
+        edited history is rendered from its beginning.
+
+        Raises:
+            InvalidRequest: the chat template refuses the messages.
+            ModelError: the model has no chat template.
+        """
+        plain: list[Message] = [_comparable(message) for message in messages]
+        asked: Sequence[Mapping[str, Any]] = [dict(tool) for tool in tools or ()]
+        if self._prompt is None or (plain, asked) != (self._prompt.messages, self._prompt.tools):
+            tokens = self._continued(messages, plain, asked)
+            if tokens is None:
+                tokens = self._tokenizer.encode(self._tokenizer.render(messages, tools=tools))
+            self._prompt = _State(plain, asked, tokens)
+        return list(self._prompt.tokens)
+
+    def note_output(self, tokens: Sequence[int], message: Message) -> None:
+        """Remember what the model answered to the prompt that was built last.
+
+        Args:
+            tokens: all output tokens, the end token included if there was one.
+            message: the assistant message that the caller will send back with the next prompt.
+
+        Raises:
+            InvalidRequest: no prompt was built yet.
+        """
+        if self._prompt is None:
+            raise InvalidRequest(
+                "There is no prompt that this output could answer.", remedy="Call build first."
+            )
+        prompt = self._prompt
+        said = [*prompt.messages, _comparable(message)]
+        self._answered = _State(said, prompt.tools, [*prompt.tokens, *tokens])
+
+    def _continued(
+        self, messages: Sequence[Message], plain: list[Message], tools: Sequence[Mapping[str, Any]]
+    ) -> list[int] | None:
+        """Return the earlier tokens and those of what follows; None if this continues nothing."""
+        state = self._answered
+        if state is None or tools != state.tools:
+            return None
+        count = len(state.messages)
+        if len(plain) <= count or plain[:count] != state.messages:
+            return None
+        rest = self._after(messages, count - 1, tools)
+        return None if rest is None else state.tokens + self._joint(state.tokens, rest)
+
+    def _after(
+        self, messages: Sequence[Message], own: int, tools: Sequence[Mapping[str, Any]]
+    ) -> str | None:
+        """Return what the template writes after the content of message ``own``.
+
+        None if it cannot be told: the template refuses the placeholder or does not show it as is.
+        """
+        marked = list(messages)
+        marked[own] = {"role": messages[own]["role"], "content": _PLACEHOLDER}
+        try:
+            text = self._tokenizer.render(marked, tools=tools or None)
+        except InvalidRequest:
+            return None  # the plain rendering that follows raises it again if it is not our doing
+        before, found, rest = text.partition(_PLACEHOLDER)
+        return rest if found and before and _PLACEHOLDER not in rest else None
+
+    def _joint(self, tokens: list[int], rest: str) -> list[int]:
+        """Return the tokens of ``rest``, less the end token that the output already has."""
+        ids = self._tokenizer.encode(rest)
+        eos = self._tokenizer.eos_ids
+        if tokens and tokens[-1] in eos and ids and ids[0] in eos:
+            return ids[1:]
+        return ids
+
+
+def _comparable(message: Message) -> Message:
+    """Return a message without what clients add or drop freely: nulls, empties, outer spaces."""
+    plain = plain_message(message)
+    if plain["role"] == "assistant" and isinstance(plain.get("content"), str):
+        plain["content"] = plain["content"].strip()
+    return {key: value for key, value in plain.items() if value not in (None, "", [], {})}
