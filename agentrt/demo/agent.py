@@ -90,7 +90,8 @@ class Agent:
         done = await sandbox.exec(command, timeout=TOOL_TIMEOUT)
         self._keep(turn.next_tool or "bash", start, done, command)
         code = done.exit_code if done.status == "exited" else done.status
-        self.tell(self.row, f"$ {command.splitlines()[0]}  -> {code}")
+        first, *more = command.splitlines()
+        self.tell(self.row, f"$ {first}{' …' if more else ''}  -> {code}")
         return done
 
     async def _judge(self, sandbox: Sandbox) -> Verdict:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Self
 
+from rich import box
 from rich.console import Console, JustifyMethod
 from rich.live import Live
 from rich.table import Table
@@ -30,11 +31,11 @@ CLOSING_COLUMNS: Mapping[str, JustifyMethod] = {
     "program": "left",
     "bug": "left",
     "turns": "right",
-    "commands": "right",
     "tokens": "right",
     "cached": "right",
     "seconds": "right",
 }
+"""Narrow enough, with the verdict, for a terminal of 80 columns."""
 
 
 class View:
@@ -101,19 +102,24 @@ def live_table(rows: Iterable[Row], seconds: float) -> Table:
 
 def closing_table(rows: Iterable[Row]) -> Table:
     """Return how every program ended."""
-    table = Table()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name, justify in CLOSING_COLUMNS.items():
         table.add_column(name, justify=justify, no_wrap=True)
-    table.add_column("verdict", overflow="fold")
+    table.add_column("verdict", overflow="fold", min_width=10)
     for row in rows:
         table.add_row(
             row.name,
             row.kind,
             f"{row.turn}/{row.turns}",
-            str(row.tool_calls),
             f"{row.prompt_tokens + row.output_tokens:,}",
             f"{row.cached_share:.0%}",
             f"{(row.finished or 0.0) - row.started:.1f}",
-            Text(f"{row.state}: {row.detail}", style=STYLES[row.state]),
+            Text(_verdict(row), style=STYLES[row.state]),
         )
     return table
+
+
+def _verdict(row: Row) -> str:
+    """A resolved row says no more, unless there is more to say than that its tests pass."""
+    plain = row.state == "resolved" and row.detail == "tests pass"
+    return row.state if plain else f"{row.state}: {row.detail}"
