@@ -21,6 +21,7 @@ from agentrt.bench.report_sections import (
 )
 from agentrt.bench.report_timeline import timeline_data, timeline_section
 from agentrt.bench.results import Comparison
+from agentrt.errors import ConfigError
 
 __all__ = ["render_page", "write_report", "write_run_report"]
 
@@ -47,7 +48,7 @@ def write_report(comparison: Comparison, path: Path) -> None:
     """Write the report of a comparison of policies to ``path``, replacing it in one step.
 
     Raises:
-        OSError: the file cannot be written.
+        ConfigError: the file cannot be written.
     """
     _write(render_page(comparison_page(comparison)), path)
 
@@ -58,7 +59,7 @@ def write_run_report(run: RunRecord, path: Path, *, title: str, headline: str) -
     ``run.settings`` may hold ``command`` and ``machine``; they are shown apart from the settings.
 
     Raises:
-        OSError: the file cannot be written.
+        ConfigError: the file cannot be written.
     """
     _write(render_page(run_page(run, title=title, headline=headline)), path)
 
@@ -150,5 +151,12 @@ def _footer(page: Page) -> str:
 def _write(text: str, path: Path) -> None:
     """Write beside the target first, so that a reader never opens half a report."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise ConfigError(
+            f"The report {path} cannot be written: {error}.",
+            remedy="Name an existing directory that can be written, with room on its disk.",
+        ) from error

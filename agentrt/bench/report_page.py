@@ -72,7 +72,7 @@ def comparison_page(comparison: Comparison) -> Page:
         settings=comparison.settings,
         machine=comparison.machine,
         created=comparison.created,
-        warning=_comparison_warning(comparison, policies),
+        warning=_comparison_warning(comparison),
     )
 
 
@@ -101,11 +101,11 @@ def run_page(run: RunRecord, *, title: str, headline: str) -> Page:
 _INTERRUPTED = "This run was interrupted: the figures cover only what had finished by then."
 
 
-def _comparison_warning(comparison: Comparison, policies: Sequence[str]) -> str:
-    missing = [name for name in comparison.policies if name not in policies]
+def _comparison_warning(comparison: Comparison) -> str:
+    missing = [name for name in comparison.policies if name not in comparison.metrics]
     if missing:
         names = ", ".join(missing)
-        return f"Interrupted before {names} had run: only the policies shown were measured."
+        return f"Interrupted before {names} had run: the figures are of what was measured by then."
     if not comparison.complete or not all(run.complete for run in comparison.runs):
         return _INTERRUPTED
     failed = sum(_failed(run.programs) for run in comparison.runs)

@@ -56,8 +56,8 @@ def timeline_section(page: Page, kept: Sequence[RunRecord]) -> str:
         return ""
     lead = "Every turn, tool call and KV pin, one row a program."
     how = (
-        "Drag to pan. Ctrl and wheel, a pinch or the buttons zoom (plain wheel after a click). Hover "
-        "for details. Where turns are too short to tell apart, a column shows their shares."
+        "Drag to pan. Ctrl and wheel, a pinch or the buttons zoom (plain wheel after a click). "
+        "Hover for details. Where turns are too short to tell apart, a column shows their shares."
     )
     stage = (
         '<div class="stage" data-part="stage"><canvas data-part="axis" aria-hidden="true"></canvas>'
