@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -14,29 +15,27 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from agentrt.engine.stream import TurnStream
 from agentrt.errors import AgentRTError, Cancelled, InternalError, InvalidRequest
 from agentrt.identity import Identity, identify
 from agentrt.serving import openai
 from agentrt.serving.auth import Tenants
-from agentrt.serving.canonical import answered, chain, for_template
-from agentrt.serving.contexts import Ask
 from agentrt.serving.errors import BodyTooLarge, NotFound, refusal
 from agentrt.serving.gate import Gate
+from agentrt.serving.jobs import JobMaker
 from agentrt.serving.metrics import CONTENT_TYPE, Metrics
-from agentrt.serving.registry import ProgramRegistry, Ticket
+from agentrt.serving.registry import ProgramRegistry
 from agentrt.serving.requests import (
     ChatRequest,
     CompletionRequest,
-    Delivery,
     parse_body,
     parse_chat,
     parse_completion,
 )
 from agentrt.serving.settings import ServeSettings
-from agentrt.serving.turns import Desk, Job, TurnResponse, encode_json
+from agentrt.serving.turns import Desk, TurnResponse, encode_json
 
 if TYPE_CHECKING:
+    from agentrt.engine.tokens import PromptBuilder
     from agentrt.runtime import Runtime
 
 __all__ = ["create_app", "gate_of"]
@@ -46,14 +45,17 @@ def create_app(
     runtime: Runtime,
     settings: ServeSettings | None = None,
     *,
+    make_builder: Callable[[], PromptBuilder] | None = None,
     wall_clock: Callable[[], float] = time.time,
 ) -> FastAPI:
     """Return an application that serves ``runtime``, which stays the caller's to close.
 
-    Run its lifespan: it ends idle programs, and all of them at the end. ``wall_clock`` gives the
-    Unix time that answers are stamped with.
+    Run its lifespan: it ends idle programs, and all of them at the end. ``make_builder`` makes the
+    prompt builder of a context; by default one for the runtime's tokenizer. ``wall_clock`` gives
+    the Unix time that answers are stamped with.
     """
-    server = _Server(runtime, settings or ServeSettings(), wall_clock)
+    make = make_builder or _default_builder(runtime)
+    server = _Server(runtime, settings or ServeSettings(), make, wall_clock)
     app = FastAPI(
         title="agentrt", docs_url=None, redoc_url=None, openapi_url=None, lifespan=server.lifespan
     )
@@ -81,18 +83,31 @@ def gate_of(app: FastAPI) -> Gate:
     return gate
 
 
+def _default_builder(runtime: Runtime) -> Callable[[], PromptBuilder]:
+    from agentrt.engine.tokens import PromptBuilder
+
+    return partial(PromptBuilder, runtime.tokenizer)
+
+
 class _Server:
     """The handlers, and what they share."""
 
     def __init__(
-        self, runtime: Runtime, settings: ServeSettings, wall_clock: Callable[[], float]
+        self,
+        runtime: Runtime,
+        settings: ServeSettings,
+        make_builder: Callable[[], PromptBuilder],
+        wall_clock: Callable[[], float],
     ) -> None:
         self._runtime = runtime
         self._settings = settings
         self._wall_clock = wall_clock
         self._created = int(wall_clock())
         self._tenants = Tenants(settings.api_keys)
-        registry = ProgramRegistry(runtime, settings.limits, clock=runtime.clock)
+        self._jobs = JobMaker(runtime, settings.default_max_tokens)
+        registry = ProgramRegistry(
+            runtime, settings.limits, make_builder=make_builder, clock=runtime.clock
+        )
         metrics = Metrics(runtime.statistics, registry.statistics, runtime.clock)
         self.desk = Desk(settings, registry, metrics, Gate())
 
@@ -123,63 +138,19 @@ class _Server:
         """``POST /v1/chat/completions``."""
         tenant = self._tenants.tenant(request.headers)
         body = await self._body(request)
-        asked = parse_chat(body, default_max_tokens=self._settings.default_max_tokens)
+        asked = parse_chat(body)
         who = self._identify(request, body, asked)
-        scope = [tenant, self._runtime.model_name, asked.tools]
-        digests = chain(scope, asked.messages)
-        messages = for_template(asked.messages)
-
-        async def start(ticket: Ticket) -> TurnStream:
-            return await ticket.program.chat_stream(
-                messages,
-                tools=asked.tools,
-                sampling=asked.sampling,
-                context=ticket.placement.context,
-                next_tool=who.next_tool,
-                last=who.last,
-            )
-
-        job = Job(
-            ask=Ask(tenant, who.program, digests),
-            final=who.last,
-            stream=asked.delivery.stream,
-            start=start,
-            state=lambda text: answered(digests[-1], {"role": "assistant", "content": text}),
-            writer=openai.ChatWriter(*self._writing("chatcmpl", asked)),
-        )
-        return TurnResponse(self.desk, job)
+        return TurnResponse(self.desk, self._jobs.chat(tenant, who, asked, self._head("chatcmpl")))
 
     async def completion(self, request: Request) -> Response:
-        """``POST /v1/completions``. Without a program's name it is a program of one turn."""
+        """``POST /v1/completions``."""
         tenant = self._tenants.tenant(request.headers)
         body = await self._body(request)
-        asked = parse_completion(body, default_max_tokens=self._settings.default_max_tokens)
+        asked = parse_completion(body)
         who = self._identify(request, body, asked)
-        prompt = asked.prompt
-        tokens = self._runtime.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
-        # A prompt is no conversation: a named program's completions follow each other in one
-        # context, whatever they say.
-        base = chain([tenant, self._runtime.model_name, "completion", who.program], [{}])
-        digests = [*base, answered(base[0], {"prompt": tokens})]
-
-        async def start(ticket: Ticket) -> TurnStream:
-            return await ticket.program.stream(
-                tokens,
-                asked.sampling,
-                context=ticket.placement.context,
-                next_tool=who.next_tool,
-                last=who.last,
-            )
-
-        job = Job(
-            ask=Ask(tenant, who.program, digests),
-            final=who.last or who.program is None,
-            stream=asked.delivery.stream,
-            start=start,
-            state=lambda text: base[0],
-            writer=openai.CompletionWriter(*self._writing("cmpl", asked)),
+        return TurnResponse(
+            self.desk, self._jobs.completion(tenant, who, asked, self._head("cmpl"))
         )
-        return TurnResponse(self.desk, job)
 
     async def end_program(self, request: Request, name: str) -> Response:
         """``DELETE /v1/programs/{name}``: end it now, with its running turns."""
@@ -203,16 +174,12 @@ class _Server:
             self.desk.metrics.retried()
         return who
 
-    def _writing(
-        self, kind: str, asked: ChatRequest | CompletionRequest
-    ) -> tuple[openai.ReplyHead, Delivery, bool, Callable[..., str]]:
-        head = openai.ReplyHead(
+    def _head(self, kind: str) -> openai.ReplyHead:
+        return openai.ReplyHead(
             id=f"{kind}-{uuid.uuid4().hex}",
             created=int(self._wall_clock()),
             model=self._runtime.model_name,
         )
-        scored = asked.sampling.logprobs is not None
-        return head, asked.delivery, scored, self._runtime.tokenizer.decode
 
     async def _body(self, request: Request) -> dict[str, Any]:
         limit = self._settings.max_body_bytes

@@ -19,7 +19,8 @@ from typing import Literal, TypeAlias
 from agentrt.errors import InternalError
 from agentrt.serving.canonical import Digest
 
-__all__ = ["Ask", "ContextIndex", "IndexStatistics", "Limits", "Placement", "ProgramKey"]
+__all__ = ["Ask", "ContextIndex", "Expired", "IndexStatistics", "Limits", "Placement"]
+__all__ += ["ProgramKey"]
 
 ProgramKey: TypeAlias = tuple[str, str]
 """Tenant and program id."""
@@ -62,6 +63,14 @@ class Placement:
     asked: Digest
     how: How
     turn: int
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """What was forgotten: contexts (program and context name), and programs that have ended."""
+
+    contexts: list[tuple[ProgramKey, str]]
+    programs: list[ProgramKey]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +150,10 @@ class ContextIndex:
             self._drop(context)
         return self._programs.pop(program, None) is not None
 
-    def expire(self, now: float) -> list[ProgramKey]:
+    def expire(self, now: float) -> Expired:
         """Forget contexts that were idle for too long, and the oldest idle ones beyond the limit.
 
-        Returns:
-            The programs that have no context left: they have ended.
+        A program that has no context left is forgotten as well.
         """
         excess = len(self._recent) - self._limits.contexts
         stale: list[_Context] = []
@@ -158,7 +166,8 @@ class ContextIndex:
         ended = [key for key in touched if not self._programs[key].contexts]
         for key in ended:
             del self._programs[key]
-        return ended
+        contexts = [(context.program, context.name) for context in stale]
+        return Expired(contexts, ended)
 
     def statistics(self) -> IndexStatistics:
         """Return how much is remembered."""

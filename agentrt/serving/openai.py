@@ -87,7 +87,7 @@ class _Written:
     delivery: Delivery
     logprobs: bool
     decode: Callable[[Sequence[int]], str]
-    prompt_tokens: Callable[[], int] = field(default=lambda: 0)
+    prompt_tokens: int = 0
     tokens: int = 0
     length: int = 0
     _texts: list[str] = field(default_factory=list)
@@ -110,7 +110,7 @@ class _Written:
     def _event(self, kind: str, choices: list[Json]) -> Json:
         event = {**self._named(kind), "choices": choices}
         if self.delivery.continuous_usage:
-            event["usage"] = usage(self.prompt_tokens(), 0, self.tokens)
+            event["usage"] = usage(self.prompt_tokens, 0, self.tokens)
         return event
 
     def _usage_event(self, kind: str, stats: TurnStats) -> list[Json]:

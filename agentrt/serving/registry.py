@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import anyio
@@ -25,22 +25,30 @@ from agentrt.serving.contexts import (
 )
 
 if TYPE_CHECKING:
-    from agentrt.runtime import Program, Runtime
+    from agentrt.engine.tokens import PromptBuilder
+    from agentrt.program import Program
+    from agentrt.runtime import Runtime
 
 __all__ = ["ProgramRegistry", "Ticket"]
 
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """The right to run one turn: its runtime program, and where it was placed. Close it once."""
+    """The right to run one turn. Close it once.
+
+    ``builder`` makes the prompts of the context that the turn was placed in, append-stable; no
+    other turn uses it meanwhile.
+    """
 
     program: Program
     placement: Placement
+    builder: PromptBuilder
 
 
 @dataclass(slots=True)
 class _Open:
     program: Program
+    builders: dict[str, PromptBuilder] = field(default_factory=dict)
     running: int = 0
     final: bool = False
 
@@ -48,10 +56,18 @@ class _Open:
 class ProgramRegistry:
     """Open programs by tenant and program id. Belongs to one event loop; needs no lock."""
 
-    def __init__(self, runtime: Runtime, limits: Limits, *, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        limits: Limits,
+        *,
+        make_builder: Callable[[], PromptBuilder],
+        clock: Callable[[], float],
+    ) -> None:
         numbers = itertools.count(1)
         self._index = ContextIndex(limits, lambda: f"unnamed-{next(numbers)}")
         self._runtime = runtime
+        self._make_builder = make_builder
         self._clock = clock
         self._open: dict[ProgramKey, _Open] = {}
         self._ending: dict[ProgramKey, anyio.Event] = {}
@@ -72,7 +88,10 @@ class ProgramRegistry:
             self._open[placement.program] = entry
         entry.running += 1
         entry.final = entry.final or final
-        return Ticket(entry.program, placement)
+        builder = entry.builders.get(placement.context)
+        if builder is None:
+            builder = entry.builders[placement.context] = self._make_builder()
+        return Ticket(entry.program, placement, builder)
 
     async def close(self, ticket: Ticket, state: Digest | None) -> None:
         """Note that a turn has ended; ``state`` is None if its answer did not reach the client."""
@@ -91,10 +110,12 @@ class ProgramRegistry:
 
     async def sweep(self) -> int:
         """End the programs that were idle for too long; return how many."""
-        ended = self._index.expire(self._clock())
-        for key in ended:
+        expired = self._index.expire(self._clock())
+        for key, context in expired.contexts:
+            del self._open[key].builders[context]
+        for key in expired.programs:
             await self._end(key)
-        return len(ended)
+        return len(expired.programs)
 
     async def aclose(self) -> None:
         """End all programs."""

@@ -33,23 +33,28 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """A chat request with canonical messages. ``tools`` is None or a non-empty list."""
+    """A chat request with canonical messages. ``tools`` is None or a non-empty list.
+
+    ``limited``: it states its ``max_tokens``; else the sampling has 1, and the server chooses.
+    """
 
     model: str | None
     messages: list[Message]
     tools: list[Message] | None
     sampling: SamplingParams
+    limited: bool
     delivery: Delivery
     unknown: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class CompletionRequest:
-    """A completion request; ``prompt`` is text or token ids."""
+    """A completion request; ``prompt`` is text or token ids. ``limited`` as for a chat."""
 
     model: str | None
     prompt: str | list[int]
     sampling: SamplingParams
+    limited: bool
     delivery: Delivery
     unknown: tuple[str, ...]
 
@@ -71,7 +76,7 @@ def parse_body(raw: bytes) -> dict[str, Any]:
     return body
 
 
-def parse_chat(body: Body, *, default_max_tokens: int) -> ChatRequest:
+def parse_chat(body: Body) -> ChatRequest:
     """Read the body of ``/v1/chat/completions``.
 
     Raises:
@@ -82,13 +87,14 @@ def parse_chat(body: Body, *, default_max_tokens: int) -> ChatRequest:
         model=_text(body, "model"),
         messages=normalise(body.get("messages")),
         tools=_tools(body),
-        sampling=_sampling(body, default_max_tokens, _chat_logprobs(body)),
+        sampling=_sampling(body, _chat_logprobs(body)),
+        limited=_limit(body) is not None,
         delivery=_delivery(body),
         unknown=tuple(sorted(body.keys() - _KNOWN - _CHAT)),
     )
 
 
-def parse_completion(body: Body, *, default_max_tokens: int) -> CompletionRequest:
+def parse_completion(body: Body) -> CompletionRequest:
     """Read the body of ``/v1/completions``.
 
     Raises:
@@ -98,16 +104,17 @@ def parse_completion(body: Body, *, default_max_tokens: int) -> CompletionReques
     return CompletionRequest(
         model=_text(body, "model"),
         prompt=_prompt(body.get("prompt")),
-        sampling=_sampling(body, default_max_tokens, body.get("logprobs")),
+        sampling=_sampling(body, body.get("logprobs")),
+        limited=_limit(body) is not None,
         delivery=_delivery(body),
         unknown=tuple(sorted(body.keys() - _KNOWN - _COMPLETION)),
     )
 
 
-def _sampling(body: Body, default_max_tokens: int, logprobs: Any) -> SamplingParams:
+def _sampling(body: Body, logprobs: Any) -> SamplingParams:
     values = {name: body[name] for name in _PLAIN if body.get(name) is not None}
-    limit = next((body[name] for name in _LIMITS if body.get(name) is not None), None)
-    values["max_tokens"] = default_max_tokens if limit is None else limit
+    limit = _limit(body)
+    values["max_tokens"] = 1 if limit is None else limit
     if values.get("top_k") == -1:  # how some clients write "all"
         values["top_k"] = 0
     sampling = SamplingParams(
@@ -121,6 +128,10 @@ def _sampling(body: Body, default_max_tokens: int, logprobs: Any) -> SamplingPar
     except InvalidRequest as error:
         raise _with_param(error) from error
     return sampling
+
+
+def _limit(body: Body) -> Any:
+    return next((body[name] for name in _LIMITS if body.get(name) is not None), None)
 
 
 def _with_param(error: InvalidRequest) -> FieldError:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import anyio
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from agentrt.engine.stream import TurnStream
+from agentrt.engine.stream import Chunk
 from agentrt.errors import AgentRTError, Cancelled, InternalError
 from agentrt.scheduling.plan import FinishReason, TurnStats
 from agentrt.serving.canonical import Digest
@@ -28,6 +28,9 @@ from agentrt.serving.metrics import Metrics, TurnMeter
 from agentrt.serving.openai import Writer
 from agentrt.serving.registry import ProgramRegistry, Ticket
 from agentrt.serving.settings import ServeSettings
+
+if TYPE_CHECKING:
+    from agentrt.program import ChatStream
 
 __all__ = ["Desk", "Job", "TurnResponse", "encode_json"]
 
@@ -49,15 +52,16 @@ class Desk:
 class Job:
     """One turn to be run.
 
-    ``start`` hands it to its program. ``state`` returns the digest of the conversation with our
-    answer's text added, by which a next turn will be known. ``writer`` puts it in words.
+    ``start`` hands it to its program. ``finish`` is called with the output tokens once the answer
+    is delivered; it returns the digest of the conversation with that answer added, by which a next
+    turn will be known. ``writer`` puts the answer in words.
     """
 
     ask: Ask
     final: bool
     stream: bool
-    start: Callable[[Ticket], Awaitable[TurnStream]]
-    state: Callable[[str], Digest]
+    start: Callable[[Ticket], Awaitable[ChatStream]]
+    finish: Callable[[Ticket, Sequence[int]], Digest]
     writer: Writer
 
 
@@ -75,6 +79,8 @@ class TurnResponse(Response):
         self._desk = desk
         self._job = job
         self._meter = desk.metrics.turn()
+        self._tokens: list[int] = []
+        self._settled = False
         self._gone = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -112,50 +118,54 @@ class TurnResponse(Response):
     async def _run_ticket(self, line: _Line) -> None:
         ticket = await self._desk.registry.open(self._job.ask, final=self._job.final)
         self._desk.metrics.placed(ticket.placement.how)
-        state: Digest | None = None
         try:
             stream = await self._job.start(ticket)
             try:
                 deliver = self._deliver_stream if self._job.stream else self._deliver_whole
-                await deliver(stream, line, _headers(ticket))
-                state = self._job.state(self._job.writer.text)
+                await deliver(ticket, stream, line)
             finally:
                 with anyio.CancelScope(shield=True):
                     await stream.aclose()
         finally:
+            await self._settle(ticket, None)
+
+    async def _settle(self, ticket: Ticket, state: Digest | None) -> None:
+        """Close the ticket, once. With a state, do it before the last byte is sent: a client may
+        ask its next question as soon as it has that byte, and must find its context free.
+        """
+        if not self._settled:
+            self._settled = True
             with anyio.CancelScope(shield=True):
                 await self._desk.registry.close(ticket, state)
 
-    async def _deliver_whole(
-        self, stream: TurnStream, line: _Line, headers: Mapping[str, str]
-    ) -> None:
+    async def _deliver_whole(self, ticket: Ticket, stream: ChatStream, line: _Line) -> None:
         finish: FinishReason | None = None
         async for chunk in stream:
-            self._meter.tokens(len(chunk.tokens))
+            self._take(chunk)
             self._job.writer.chunk(chunk)
             finish = chunk.finish
         stats = _ended(stream, finish, self._meter)
-        await line.answer(200, headers, self._job.writer.whole(stats.reason, stats))
+        await self._settle(ticket, self._job.finish(ticket, self._tokens))
+        await line.answer(200, _headers(ticket), self._job.writer.whole(stats.reason, stats))
 
-    async def _deliver_stream(
-        self, stream: TurnStream, line: _Line, headers: Mapping[str, str]
-    ) -> None:
-        await line.open_events(headers)
+    async def _deliver_stream(self, ticket: Ticket, stream: ChatStream, line: _Line) -> None:
+        await line.open_events(_headers(ticket))
         writer = self._job.writer
-        opened = False
         finish: FinishReason | None = None
+        opened = False
         async for chunk in stream:
-            self._meter.tokens(len(chunk.tokens))
+            self._take(chunk)
             events = [] if opened else writer.opening()
-            events += writer.chunk(chunk)
+            await line.events([*events, *writer.chunk(chunk)])
             opened, finish = True, chunk.finish
-            if finish is not None:
-                stats = _ended(stream, finish, self._meter)
-                events += writer.closing(stats.reason, stats)
-            await line.events(events)
-        if finish is None:
-            _ended(stream, finish, self._meter)
+        stats = _ended(stream, finish, self._meter)
+        await self._settle(ticket, self._job.finish(ticket, self._tokens))
+        await line.events(writer.closing(stats.reason, stats))
         await line.close_events()
+
+    def _take(self, chunk: Chunk) -> None:
+        self._meter.tokens(len(chunk.tokens))
+        self._tokens.extend(chunk.tokens)
 
     async def _refuse(self, line: _Line, error: AgentRTError) -> None:
         told = refusal(error, retry_after=self._desk.settings.retry_after)
@@ -167,7 +177,7 @@ class TurnResponse(Response):
             await line.answer(told.status, told.headers, told.body)
 
 
-def _ended(stream: TurnStream, finish: FinishReason | None, meter: TurnMeter) -> TurnStats:
+def _ended(stream: ChatStream, finish: FinishReason | None, meter: TurnMeter) -> TurnStats:
     """Return the account of a turn that came to its own end.
 
     Raises:

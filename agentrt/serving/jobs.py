@@ -1,0 +1,106 @@
+"""From a request that was understood to a job that can be run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import anyio.to_thread
+
+from agentrt.engine.params import SamplingParams
+from agentrt.identity import Identity
+from agentrt.serving.canonical import Digest, answered, chain, for_template
+from agentrt.serving.contexts import Ask
+from agentrt.serving.openai import ChatWriter, CompletionWriter, ReplyHead
+from agentrt.serving.registry import Ticket
+from agentrt.serving.requests import ChatRequest, CompletionRequest, Delivery
+from agentrt.serving.turns import Job
+
+if TYPE_CHECKING:
+    from agentrt.program import ChatStream
+    from agentrt.runtime import Runtime
+
+__all__ = ["JobMaker"]
+
+
+class JobMaker:
+    """Makes jobs for one runtime. ``default_max_tokens`` is for requests that state no limit."""
+
+    def __init__(self, runtime: Runtime, default_max_tokens: int) -> None:
+        self._runtime = runtime
+        self._default_max_tokens = default_max_tokens
+
+    def chat(self, tenant: str, who: Identity, asked: ChatRequest, head: ReplyHead) -> Job:
+        """Return the job of a chat request."""
+        digests = chain([tenant, head.model, asked.tools], asked.messages)
+        messages = for_template(asked.messages)
+        writer = ChatWriter(*self._writing(asked.sampling, asked.delivery, head))
+
+        async def start(ticket: Ticket) -> ChatStream:
+            # A long conversation takes long to tokenise: other turns must not wait for it.
+            prompt = await anyio.to_thread.run_sync(ticket.builder.build, messages, asked.tools)
+            writer.prompt_tokens = len(prompt)
+            return await self._submit(ticket, prompt, asked.sampling, who, asked.limited)
+
+        def finish(ticket: Ticket, tokens: Sequence[int]) -> Digest:
+            answer = {"role": "assistant", "content": writer.text}
+            ticket.builder.note_output(tokens, answer)
+            return answered(digests[-1], answer)
+
+        return Job(
+            ask=Ask(tenant, who.program, digests),
+            final=who.last,
+            stream=asked.delivery.stream,
+            start=start,
+            finish=finish,
+            writer=writer,
+        )
+
+    def completion(
+        self, tenant: str, who: Identity, asked: CompletionRequest, head: ReplyHead
+    ) -> Job:
+        """Return the job of a completion. Without a name it is a program of one turn."""
+        given = asked.prompt
+        prompt = self._runtime.tokenizer.encode(given) if isinstance(given, str) else given
+        # A prompt is no conversation: a named program's completions follow each other in one
+        # context, whatever they say.
+        base = chain([tenant, head.model, "completion", who.program], [{}])[0]
+        writer = CompletionWriter(*self._writing(asked.sampling, asked.delivery, head))
+        writer.prompt_tokens = len(prompt)
+
+        async def start(ticket: Ticket) -> ChatStream:
+            return await self._submit(ticket, prompt, asked.sampling, who, asked.limited)
+
+        return Job(
+            ask=Ask(tenant, who.program, [base, answered(base, {"prompt": prompt})]),
+            final=who.last or who.program is None,
+            stream=asked.delivery.stream,
+            start=start,
+            finish=lambda ticket, tokens: base,
+            writer=writer,
+        )
+
+    async def _submit(
+        self,
+        ticket: Ticket,
+        prompt: Sequence[int],
+        sampling: SamplingParams,
+        who: Identity,
+        limited: bool,
+    ) -> ChatStream:
+        if not limited:
+            room = max(1, self._runtime.max_context - len(prompt))
+            sampling = replace(sampling, max_tokens=min(self._default_max_tokens, room))
+        return await ticket.program.stream(
+            prompt,
+            sampling,
+            context=ticket.placement.context,
+            next_tool=who.next_tool,
+            last=who.last,
+        )
+
+    def _writing(
+        self, sampling: SamplingParams, delivery: Delivery, head: ReplyHead
+    ) -> tuple[ReplyHead, Delivery, bool, Callable[[Sequence[int]], str]]:
+        return head, delivery, sampling.logprobs is not None, self._runtime.tokenizer.decode
