@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from agentrt.bench.arrivals import draw_arrivals
 from agentrt.bench.metrics import average, measure
 from agentrt.bench.recorder import Recorder, RunProgress
 from agentrt.bench.records import RunRecord
-from agentrt.bench.results import Comparison, Metrics
+from agentrt.bench.results import Comparison, Metrics, WorkloadFacts
 from agentrt.bench.settings import BenchSettings
 from agentrt.bench.store import ResultStore
 from agentrt.bench.workload import Program, Workload
@@ -101,6 +101,19 @@ def simulate(
         arrivals, scheduler, cost, Recorder(record), stop=stop, progress=progress
     )
     record.complete = simulation.run()
+
+
+def _counted(facts: WorkloadFacts, runs: Sequence[RunRecord]) -> WorkloadFacts:
+    """Replace estimated token counts of texts by those of the model's own tokenizer."""
+    whole = next((run for run in runs if run.complete), None)
+    if whole is None:
+        return facts
+    return replace(
+        facts,
+        prompt_tokens=sum(turn.prompt_tokens for turn in whole.turns),
+        ideal_tokens=sum(turn.ideal_tokens for turn in whole.turns),
+        output_tokens=sum(turn.output_tokens for turn in whole.turns),
+    )
 
 
 @dataclass(slots=True)
@@ -193,5 +206,7 @@ class Comparer:
             if figures:
                 comparison.per_seed[policy] = figures
                 comparison.metrics[policy] = average(list(figures.values()))
+        if comparison.workload.literal and self.settings.engine == "live":
+            comparison.workload = _counted(comparison.workload, comparison.runs)
         whole = len(self.policies) * len(self.seeds)
         comparison.complete = sum(run.complete for run in comparison.runs) == whole
