@@ -81,12 +81,15 @@ def seconds(value: float) -> str:
 
 
 def duration(value: float) -> str:
-    """Return a span as a person says it: ``850 ms``, ``42 s``, ``12 min``, ``3.4 h``."""
+    """Return a span as a person says it: ``850 ms``, ``42 s``, ``12 min 5 s``, ``3.40 h``."""
     if value < 1:
         return f"{value * 1000:.0f} ms"
     if value < 120:
         return seconds(value)
-    return f"{number(value / 60)} min" if value < 7200 else f"{number(value / 3600)} h"
+    if value >= 7200:
+        return f"{number(value / 3600)} h"
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes} min {rest} s" if rest else f"{minutes} min"
 
 
 def tokens(value: float) -> str:

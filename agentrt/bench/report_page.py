@@ -13,7 +13,10 @@ from agentrt.bench.report_figures import best_policy, comparison_sentence
 from agentrt.bench.report_html import duration, tokens
 from agentrt.bench.results import Comparison, Metrics
 
-__all__ = ["Page", "comparison_page", "run_page"]
+__all__ = ["VERDICT", "Page", "comparison_page", "run_page"]
+
+VERDICT = "verdict"
+"""Name of the tool record that is the judge's own test run, not a call of the agent's."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from agentrt.bench.records import ProgramRecord, RunRecord, ToolRecord
 from agentrt.bench.report_data import all_programs
 from agentrt.bench.report_html import duration, element, escape, number, shorten
-from agentrt.bench.report_page import Page
+from agentrt.bench.report_page import VERDICT, Page
 from agentrt.bench.report_sections import section
 
 __all__ = ["programs_section"]
@@ -107,11 +107,12 @@ def _cards(run: RunRecord) -> str:
 def _program(row: ProgramRecord, turns: int, tools: Sequence[ToolRecord]) -> str:
     bad = row.outcome in _BAD
     took = duration(row.finished - row.arrival)
+    calls = sum(tool.name != VERDICT for tool in tools)
     line = (
         element("span", escape(row.outcome), class_=f"badge {'bad' if bad else 'good'}")
         + element("span", escape(row.program), class_="who")
         + element("span", escape(row.detail), class_="why")
-        + element("span", f"{turns} turns, {len(tools)} tool calls, {took}", class_="sums")
+        + element("span", f"{turns} turns, {calls} tool calls, {took}", class_="sums")
     )
     if not tools:
         return element("div", element("div", line, class_="line"), class_="card program")
@@ -124,6 +125,7 @@ def _command(tool: ToolRecord) -> str:
     return element(
         "li",
         element("span", f"{number(tool.start)} s", class_="at")
+        + element("span", escape(tool.name), class_="kind")
         + element("pre", escape(shorten(tool.command or tool.name, _COMMAND_LIMIT)))
         + element("span", _result(tool), class_="got"),
     )

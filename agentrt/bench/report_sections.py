@@ -10,7 +10,7 @@ from agentrt.bench.metrics import ENDED
 from agentrt.bench.records import RunRecord
 from agentrt.bench.report_figures import PIN_OUTCOMES, figure_value, figures_table
 from agentrt.bench.report_html import element, escape, number, percent, ratio, seconds, tokens
-from agentrt.bench.report_page import Page
+from agentrt.bench.report_page import VERDICT, Page
 from agentrt.bench.report_plots import Bar, BarGroup, Curve, Stack, bars, cdf, stacks
 from agentrt.bench.results import Metrics
 
@@ -79,10 +79,11 @@ def _run_cards(page: Page) -> list[str]:
     cards = _resolved_card(run)
     prompts = figure_value(metrics, ("prompt_tokens",)) or 0
     cached = figure_value(metrics, ("prefix_hit_tokens",)) or 0
-    commands = sum(bool(tool.command) for tool in run.tools)
+    calls = [tool for tool in run.tools if tool.name != VERDICT]
+    commands = sum(bool(tool.command) for tool in calls)
     cards.append(_card("Turns", f"{len(run.turns):,}", f"{tokens(prompts)} prompt tokens"))
     sub = f"{commands:,} commands run" if commands else "replayed as time"
-    cards.append(_card("Tool calls", f"{len(run.tools):,}", sub))
+    cards.append(_card("Tool calls", f"{len(calls):,}", sub))
     if prompts:
         share = f"{percent(cached / prompts)} of all prompt tokens"
         cards.append(_card("Prompt tokens from cache", tokens(cached), share))

@@ -183,6 +183,14 @@ class TestRun:
             assert part in text
         assert "1 of 2 resolved" in text
 
+    def test_the_judges_test_run_is_not_a_call_of_the_agent(self):
+        run = self.run()
+        before = sum(row.program == "program-0" for row in run.tools)
+        run.tools.append(tool("program-0", name="verdict", command="make test", exit_code=0))
+        text = "".join(Document(render_page(run_page(run, title="t", headline="h"))).text)
+        assert f"{before} tool calls" in text
+        assert "make test" in text
+
     def test_cancelled_and_unfinished_turns(self):
         run = empty_run()
         run.turns += [

@@ -112,10 +112,11 @@ class TestWords:
         ]
 
     def test_units(self):
-        assert [duration(v) for v in (0.25, 42, 600, 9000)] == [
+        assert [duration(v) for v in (0.25, 42, 600, 125, 9000)] == [
             "250 ms",
             "42 s",
             "10 min",
+            "2 min 5 s",
             "2.50 h",
         ]
         assert [tokens(v) for v in (812, 49_000, 5_390_000)] == ["812", "49 k", "5.39 M"]

@@ -84,11 +84,16 @@ function drawPool(canvas, view, colours, run) {
   const c = brush(canvas, view.width, height);
   drawGrid(c, view, height, colours);
   const kv = run.kv;
-  let peak = Math.max(1, run.pool);
+  let pool = Math.max(1, run.pool);
+  let most = 1;
   for (let at = 0; at < kv.count; at++) {
-    peak = Math.max(peak, kv.leased[at] + kv.cached[at] + kv.free[at]);
+    most = Math.max(most, kv.leased[at] + kv.cached[at]);
+    pool = Math.max(pool, kv.leased[at] + kv.cached[at] + kv.free[at]);
   }
-  laneTitle(c, colours, "KV pool", shortCount(peak), "0 tokens", height);
+  // A pool that stays nearly empty would be a flat line: show the part that was used.
+  const peak = most < pool * 0.4 ? most * 1.15 : pool;
+  const top = peak < pool ? `${shortCount(peak)} of ${shortCount(pool)}` : shortCount(pool);
+  laneTitle(c, colours, "KV pool", top, "0 tokens", height);
   if (!kv.count) return;
   const y = (value) => height - 2 - (value / peak) * (height - 10);
   const range = visibleRange(kv.time, view);
