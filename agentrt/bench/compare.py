@@ -198,14 +198,15 @@ class Comparer:
 
     def _summarise(self, comparison: Comparison, isolated: dict[str, float]) -> None:
         for policy in self.policies:
-            figures = {
-                str(run.seed): measure(run, isolated)
-                for run in comparison.runs
-                if run.policy == policy and run.complete
-            }
+            runs = [run for run in comparison.runs if run.policy == policy]
+            # What an interrupted run had so far counts only where there is nothing better.
+            counted = [run for run in runs if run.complete] or runs
+            figures = {str(run.seed): measure(run, isolated) for run in counted}
             if figures:
+                complete = all(run.complete for run in counted)
                 comparison.per_seed[policy] = figures
-                comparison.metrics[policy] = average(list(figures.values()))
+                average_figures = average(list(figures.values()))
+                comparison.metrics[policy] = {"complete": complete} | average_figures
         if comparison.workload.literal and self.settings.engine == "live":
             comparison.workload = _counted(comparison.workload, comparison.runs)
         whole = len(self.policies) * len(self.seeds)

@@ -107,7 +107,11 @@ def _state(record: RunRecord, reused: bool) -> str:
 
 def summary_table(comparison: Comparison) -> Table:
     """Return the main figures, one column a policy, averaged over its seeds."""
-    table = _new_table(("figure", *comparison.metrics))
+    heads = [
+        name if figures["complete"] else f"{name} (interrupted)"
+        for name, figures in comparison.metrics.items()
+    ]
+    table = _new_table(("figure", *heads))
     for label, key, form in SUMMARY:
         table.add_row(label, *(form(figures[key]) for figures in comparison.metrics.values()))
     pins = [figures["pins"] for figures in comparison.metrics.values()]

@@ -41,7 +41,8 @@ class Comparison:
         workload: what was replayed.
         policies: names in the order asked for.
         runs: every run, policy by policy; an interrupted one has ``complete=False``.
-        metrics: per policy; with several seeds the mean over them of every figure.
+        metrics: per policy; with several seeds the mean over them of every figure. ``complete`` is
+            False where all there is comes from an interrupted run.
         per_seed: per policy and seed (as text): the figures of that one run.
         settings: what the figures depend on: engine, pool, rate, cost, seeds and so on.
         command: the command line that made it.

@@ -127,7 +127,8 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(monkeypatch, capsys
     assert "interrupted" in said
     assert str(out) in said
     results = json.loads((out / "results.json").read_text())
-    assert (results["complete"], list(results["policies"])) == (False, ["fcfs"])
+    complete = {name: figures["complete"] for name, figures in results["policies"].items()}
+    assert (results["complete"], complete) == (False, {"fcfs": True, "program-fcfs": False})
     assert (out / "report.html").exists()
 
     assert call(monkeypatch, *base, "--out", str(out)) == 0

@@ -70,6 +70,7 @@ def test_the_files_say_it_all(tmp_path):
     results = json.loads((tmp_path / "results.json").read_text())
     assert list(results["policies"]) == POLICIES
     assert results["policies"]["fcfs"] == comparison.metrics["fcfs"]
+    assert results["policies"]["fcfs"]["complete"] is True
     assert results["settings"]["pool_tokens"] == 640
     assert results["workload"]["programs"] == 4
     names = {path.name for path in (tmp_path / "runs").iterdir()}
@@ -129,7 +130,9 @@ def test_an_interrupted_comparison_goes_on_where_it_was(tmp_path, polls):
     whole = [run for run in comparison.runs if run.complete]
     results = json.loads((tmp_path / "cut" / "results.json").read_text())
     assert results["complete"] is False
-    assert sum(len(seeds) for seeds in results["per_seed"].values()) == len(whole)
+    assert all(results["policies"][run.policy]["complete"] for run in whole)
+    unfinished = {run.policy for run in comparison.runs} - {run.policy for run in whole}
+    assert not any(results["policies"][name]["complete"] for name in unfinished)
 
     resumed, again = compare(tmp_path / "cut")
     assert resumed.complete
