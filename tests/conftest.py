@@ -1,0 +1,70 @@
+"""What the whole suite shares: tests that need something of the machine say so, and are counted.
+
+A marker ``requires_NAME`` skips its test with a reason where NAME is missing. With
+``AGENTRT_REQUIRE=docker,bwrap,root,data`` the named ones fail instead: nothing is missed unseen.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+
+
+@functools.cache
+def missing(name: str) -> str:
+    """Why a requirement is not met on this machine; empty when it is."""
+    return {"docker": _docker, "bwrap": _bwrap, "root": _root, "data": _data}[name]()
+
+
+def _docker() -> str:
+    from agentrt.errors import BackendUnavailable
+    from agentrt.sandbox.docker_api import connect
+
+    if os.geteuid() != 0:
+        return "the docker kind needs root"
+    try:
+        connect(timeout=5).close()
+    except BackendUnavailable as error:
+        return str(error)
+    return ""
+
+
+def _bwrap() -> str:
+    return "" if shutil.which("bwrap") else "bubblewrap is not installed"
+
+
+def _root() -> str:
+    return "" if os.geteuid() == 0 else "not root"
+
+
+def _data() -> str:
+    return "" if SHARED_DATA.is_dir() else f"no data at {SHARED_DATA}"
+
+
+def required() -> set[str]:
+    """The requirements whose absence is a failure."""
+    return set(filter(None, os.environ.get("AGENTRT_REQUIRE", "").replace(" ", "").split(",")))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip or fail a test whose requirement is not met."""
+    for marker in item.iter_markers():
+        if not marker.name.startswith("requires_"):
+            continue
+        name = marker.name.removeprefix("requires_")
+        if reason := missing(name):
+            if name in required():
+                pytest.fail(f"AGENTRT_REQUIRE names {name}, but: {reason}", pytrace=False)
+            pytest.skip(f"{name}: {reason}")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of trace files beside the checkout; use with ``requires_data``."""
+    return SHARED_DATA

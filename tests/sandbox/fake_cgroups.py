@@ -1,0 +1,134 @@
+"""A stand-in for the kernel: cgroup directories in a temporary directory."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from pathlib import Path
+
+from agentrt.resources.cgroup import CgroupFiles, Hierarchy, Layout
+
+V1_FILES = {
+    "memory": {
+        "memory.limit_in_bytes": "max",
+        "memory.max_usage_in_bytes": "4096",
+        "memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 2",
+    },
+    "cpu": {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "-1"},
+    "pids": {"pids.max": "max", "pids.peak": "3", "pids.events": "max 5"},
+    "cpuacct": {"cpuacct.usage": "2500000000"},
+}
+V2_FILES = {
+    "memory": {"memory.max": "max", "memory.peak": "8192", "memory.events": "oom 1\noom_kill 1"},
+    "cpu": {"cpu.max": "max 100000"},
+    "pids": {"pids.max": "max", "pids.peak": "4", "pids.events": "max 6"},
+}
+
+
+class FakeCgroups(CgroupFiles):
+    """Makes control files where a directory is made, and refuses what it is told to refuse.
+
+    ``refuse`` holds paths below which nothing can be made; ``busy`` those that cannot be removed;
+    ``killed`` collects the signalled processes, which then leave every ``cgroup.procs``.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.refuse: set[Path] = set()
+        self.unjoinable: set[Path] = set()
+        self.busy: set[Path] = set()
+        self.killed: list[int] = []
+        self.written: list[tuple[Path, str]] = []
+
+    def make(self, directory: Path) -> None:
+        """Create the directories; each gets the files that the kernel would show."""
+        if any(directory.is_relative_to(place) for place in self.refuse):
+            raise PermissionError(errno.EACCES, "Permission denied", str(directory))
+        for path in reversed((directory, *directory.parents)):
+            hierarchy = next(
+                (h for h in self.layout.hierarchies if path.is_relative_to(h.mount)), None
+            )
+            if hierarchy is not None and not path.exists():
+                path.mkdir()
+                self.fill(path, hierarchy)
+
+    def fill(self, path: Path, hierarchy: Hierarchy) -> None:
+        """The control files of a new directory."""
+        (path / "cgroup.procs").write_text("")
+        if hierarchy.version == 1:
+            for controller in hierarchy.controllers & V1_FILES.keys():
+                for name, value in V1_FILES[controller].items():
+                    (path / name).write_text(value)
+            return
+        (path / "cgroup.controllers").write_text("")
+        (path / "cgroup.subtree_control").write_text("")
+        (path / "cgroup.events").write_text("populated 0\nfrozen 0")
+        (path / "cgroup.kill").write_text("")
+        (path / "cpu.stat").write_text("usage_usec 1500000\nuser_usec 1")
+        self.hand_down(path.parent)
+
+    def hand_down(self, parent: Path) -> None:
+        """Show in the children of a v2 directory what it hands down, as the kernel does at once."""
+        handed = parent / "cgroup.subtree_control"
+        for controllers in parent.glob("*/cgroup.controllers") if handed.exists() else ():
+            for name in set(handed.read_text().split()) - set(controllers.read_text().split()):
+                controllers.write_text(f"{controllers.read_text()} {name}".strip())
+                for file, value in V2_FILES[name].items():
+                    (controllers.parent / file).write_text(value)
+
+    def write(self, path: Path, value: str) -> OSError | None:
+        """Write and remember; subtree_control adds up as the kernel's does."""
+        self.written.append((path, value))
+        if path.name == "cgroup.subtree_control" and path.exists():
+            path.write_text(f"{path.read_text()} {value.removeprefix('+')}".strip())
+            self.hand_down(path.parent)
+            return None
+        if not path.exists():
+            return FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
+        path.write_text(value)
+        return None
+
+    def can_join(self, directory: Path) -> OSError | None:
+        """Joins everywhere but below ``unjoinable``."""
+        if any(directory.is_relative_to(place) for place in self.unjoinable):
+            return PermissionError(errno.EPERM, "cannot join")
+        return None
+
+    def kill(self, pids: list[int]) -> None:
+        """Forget the processes."""
+        self.killed += pids
+        for hierarchy in self.layout.hierarchies:
+            for procs in hierarchy.mount.rglob("cgroup.procs"):
+                left = [pid for pid in procs.read_text().split() if int(pid) not in pids]
+                procs.write_text("\n".join(left))
+
+    def remove_one(self, directory: Path) -> bool:
+        """As rmdir: refuses a directory with children or processes."""
+        if not directory.exists():
+            return True
+        children = any(path.is_dir() for path in directory.iterdir())
+        if directory in self.busy or children or (directory / "cgroup.procs").read_text().strip():
+            return False
+        shutil.rmtree(directory)
+        return True
+
+
+def fake_machine(place: Path, kind: str) -> FakeCgroups:
+    """A machine of the given layout, with the mount points of its hierarchies made."""
+    v1 = [("cpu", "cpuacct"), ("memory",), ("pids",), ("name=systemd",)]
+    found: list[Hierarchy] = []
+    if kind in ("v1", "hybrid"):
+        for names in v1:
+            mount = place / ",".join(names)
+            found.append(Hierarchy(1, mount, mount / "own", frozenset(names)))
+    if kind in ("v2", "hybrid"):
+        mount = place / "unified"
+        found.append(Hierarchy(2, mount, mount / "slice" / "own"))
+    files = FakeCgroups(Layout(tuple(found)))
+    for hierarchy in found:
+        hierarchy.mount.mkdir()
+        files.fill(hierarchy.mount, hierarchy)
+        if hierarchy.version == 2 and kind == "v2":
+            (hierarchy.mount / "cgroup.controllers").write_text("cpuset cpu io memory pids")
+        files.make(hierarchy.own)
+    return files
