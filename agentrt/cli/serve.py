@@ -86,6 +86,7 @@ def command(
         max_seqs=max_seqs,
         max_wait=max_wait,
         dtype=dtype,
+        sandbox=None,  # tools run at the clients: the server starts none
     )
     options = _Options(host, port, policy, api_keys, drain, access_log)
     anyio.run(_serve, config, options)

@@ -58,19 +58,21 @@ def chain(scope: Any, messages: Sequence[Message]) -> list[Digest]:
     """Return one digest for each prefix of ``messages``, the shortest first.
 
     Two chains agree on entry ``i`` if and only if scope (JSON-like: tenant, model, tools) and the
-    first ``i + 1`` canonical messages agree.
+    first ``i + 1`` canonical messages agree, but for spaces around what an assistant said, which
+    clients trim.
     """
     digests: list[Digest] = []
     newest = _digest(b"", scope)
     for message in messages:
-        newest = _digest(newest, message)
+        newest = answered(newest, message)
         digests.append(newest)
     return digests
 
 
 def answered(asked: Digest, answer: Message) -> Digest:
-    """Return the digest of the state after ``answer`` was given to the request ``asked``."""
-    return _digest(asked, answer)
+    """Return the digest of the list ``asked`` with one more message at its end."""
+    trimmed = answer["role"] == "assistant"
+    return _digest(asked, {**answer, "content": answer["content"].strip()} if trimmed else answer)
 
 
 def _digest(before: Digest, value: Any) -> Digest:

@@ -65,7 +65,8 @@ class JobMaker:
         prompt = self._runtime.tokenizer.encode(given) if isinstance(given, str) else given
         # A prompt is no conversation: a named program's completions follow each other in one
         # context, whatever they say.
-        base = chain([tenant, head.model, "completion", who.program], [{}])[0]
+        root = {"role": "completion"}
+        base = chain([tenant, head.model, who.program], [root])[0]
         writer = CompletionWriter(*self._writing(asked.sampling, asked.delivery, head))
         writer.prompt_tokens = len(prompt)
 
@@ -73,7 +74,7 @@ class JobMaker:
             return await self._submit(ticket, prompt, asked.sampling, who, asked.limited)
 
         return Job(
-            ask=Ask(tenant, who.program, [base, answered(base, {"prompt": prompt})]),
+            ask=Ask(tenant, who.program, [base, answered(base, {**root, "prompt": prompt})]),
             final=who.last or who.program is None,
             stream=asked.delivery.stream,
             start=start,

@@ -36,6 +36,8 @@ class LiveServer:
         self.runtime: Any = None
         self.server: DrainingServer
         self.gate: Gate
+        # Making a client takes long (certificates); no test needs more than one.
+        self.http = httpx.Client(timeout=PATIENCE, verify=False)
         self._pool = ThreadPoolExecutor(1)
         self._done: Future[None] | None = None
 
@@ -68,6 +70,7 @@ class LiveServer:
         assert self._done is not None
         self._done.result(PATIENCE)
         self._pool.shutdown()
+        self.http.close()
 
     def stop(self) -> None:
         """End the server, if it has not ended."""
@@ -83,7 +86,7 @@ class LiveServer:
             if labels
             else ""
         )
-        for line in httpx.get(f"{self.root}/metrics").text.splitlines():
+        for line in self.http.get(f"{self.root}/metrics").text.splitlines():
             key, _, value = line.rpartition(" ")
             if key == wanted:
                 return float(value)

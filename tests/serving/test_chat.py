@@ -12,11 +12,11 @@ from tests.serving.conftest import LiveServer, chat_body, events
 
 
 def post(live: LiveServer, body: dict[str, Any], **more: Any) -> httpx.Response:
-    return httpx.post(f"{live.url}/chat/completions", json=body, timeout=20, **more)
+    return live.http.post(f"{live.url}/chat/completions", json=body, timeout=20, **more)
 
 
 def streamed(live: LiveServer, body: dict[str, Any]) -> list[dict[str, Any]]:
-    with httpx.stream(
+    with live.http.stream(
         "POST", f"{live.url}/chat/completions", json=body | {"stream": True}, timeout=20
     ) as response:
         assert response.status_code == 200
@@ -120,7 +120,7 @@ class TestStreamed:
         assert prompts == {len("<user>usage2<assistant>")}
 
     def test_tells_program_and_context(self, shared: LiveServer) -> None:
-        with httpx.stream(
+        with shared.http.stream(
             "POST",
             f"{shared.url}/chat/completions",
             json=chat_body("head", stream=True),
@@ -278,14 +278,14 @@ class TestErrors:
 
     @pytest.mark.parametrize("raw", [b"", b"{", b"[1]", b"\xff", b"[" * 100_000])
     def test_no_json_object(self, shared: LiveServer, raw: bytes) -> None:
-        response = httpx.post(f"{shared.url}/chat/completions", content=raw)
+        response = shared.http.post(f"{shared.url}/chat/completions", content=raw)
         assert response.status_code == 400
         assert "JSON" in response.json()["error"]["message"]
 
     def test_chunked_request_bodies(self, shared: LiveServer) -> None:
         raw = json.dumps(chat_body("x" * 300)).encode()
         parts = iter([raw[:50], raw[50:]])
-        assert httpx.post(f"{shared.url}/chat/completions", content=parts).status_code == 200
+        assert shared.http.post(f"{shared.url}/chat/completions", content=parts).status_code == 200
 
     def test_too_long_for_the_pool(self, shared: LiveServer) -> None:
         response = post(shared, chat_body("x" * 5000))
@@ -293,8 +293,8 @@ class TestErrors:
         assert response.json()["error"]["code"] == "context_length_exceeded"
 
     def test_unknown_paths_and_methods(self, shared: LiveServer) -> None:
-        missing = httpx.get(f"{shared.url}/nothing")
+        missing = shared.http.get(f"{shared.url}/nothing")
         assert (missing.status_code, missing.json()["error"]["code"]) == (404, "not_found")
-        wrong = httpx.get(f"{shared.url}/chat/completions")
+        wrong = shared.http.get(f"{shared.url}/chat/completions")
         assert wrong.status_code == 405
         assert wrong.json()["error"]["message"]

@@ -6,7 +6,6 @@ import socket
 from collections.abc import Callable
 from contextlib import contextmanager
 
-import httpx
 import pytest
 
 from agentrt.serving.settings import ServeSettings
@@ -78,7 +77,7 @@ def test_a_repeated_request_takes_over_what_was_lost(serve: Callable[..., LiveSe
         head = read_until(sock, b'"content":"').decode()
     live.runtime.throttle.free()
     live.wait_for("agentrt_disconnects_total", 1)
-    again = httpx.post(
+    again = live.http.post(
         f"{live.url}/chat/completions",
         json=chat_body(),
         headers={"x-stainless-retry-count": "1"},

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import httpx
-
 from agentrt.serving.contexts import Limits
 from agentrt.serving.settings import ServeSettings
 from tests.serving.conftest import LiveServer, chat_body
@@ -22,7 +20,7 @@ class Agent:
 
     def turn(self, **fields: Any) -> tuple[str, str]:
         """Ask, take the answer into the history, and return program and context."""
-        response = httpx.post(
+        response = self.live.http.post(
             f"{self.live.url}/chat/completions",
             json=chat_body(messages=self.messages, **fields),
             headers=self.headers,
@@ -50,7 +48,8 @@ class TestPlacement:
         agent.turn()
         agent.turn()
         (builder,) = live.runtime.builders
-        assert [message for _, message in builder.noted] == agent.messages[1::2]
+        answers = [message["content"] for message in agent.messages[1::2]]
+        assert [message["content"] for _, message in builder.noted] == answers
         assert all(
             live.runtime.tokenizer.decode(tokens) == message["content"]
             for tokens, message in builder.noted
@@ -71,13 +70,15 @@ class TestKeys:
     def test_keys_are_asked_for_when_set(self, serve: Callable[..., LiveServer]) -> None:
         live = serve(ServeSettings(drain=0.0, api_keys={"secret": "alice"}))
         for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Basic secret"}):
-            refused = httpx.post(f"{live.url}/chat/completions", json=chat_body(), headers=headers)
+            refused = live.http.post(
+                f"{live.url}/chat/completions", json=chat_body(), headers=headers
+            )
             assert refused.status_code == 401
             assert refused.json()["error"]["code"] == "invalid_api_key"
-            assert httpx.get(f"{live.url}/models", headers=headers).status_code == 401
+            assert live.http.get(f"{live.url}/models", headers=headers).status_code == 401
         for headers in ({"authorization": "bearer secret"}, {"x-api-key": "secret"}):
-            assert httpx.get(f"{live.url}/models", headers=headers).status_code == 200
-        assert httpx.get(f"{live.root}/healthz").status_code == 200
+            assert live.http.get(f"{live.url}/models", headers=headers).status_code == 200
+        assert live.http.get(f"{live.root}/healthz").status_code == 200
 
     def test_without_keys_any_authorization_will_do(self, shared: LiveServer) -> None:
         assert Agent(shared, "hello", authorization="Bearer whatever").turn()
@@ -108,11 +109,11 @@ class TestEnds:
         live = serve()
         live.runtime.throttle.slow()
         body = chat_body(stream=True, max_tokens=3000, program_id="a/b")
-        with httpx.stream("POST", f"{live.url}/chat/completions", json=body, timeout=20) as stream:
-            assert httpx.delete(f"{live.url}/programs/a/b").json()["deleted"] is True
+        with live.http.stream("POST", f"{live.url}/chat/completions", json=body) as stream:
+            assert live.http.delete(f"{live.url}/programs/a/b").json()["deleted"] is True
             got = stream.read().decode()
         assert '"code":"cancelled"' in got
-        assert httpx.delete(f"{live.url}/programs/a/b").status_code == 404
+        assert live.http.delete(f"{live.url}/programs/a/b").status_code == 404
         live.wait_for("agentrt_kv_pages", 0, state="leased")
 
     def test_an_idle_program_ends_by_itself(self, serve: Callable[..., LiveServer]) -> None:

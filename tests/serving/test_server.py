@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable
 
-import httpx
 import pytest
 
 from agentrt.errors import ConfigError
@@ -15,22 +15,22 @@ from tests.serving.conftest import PATIENCE, LiveServer, chat_body
 
 
 def test_models(shared: LiveServer) -> None:
-    (model,) = httpx.get(f"{shared.url}/models").json()["data"]
+    (model,) = shared.http.get(f"{shared.url}/models").json()["data"]
     assert model.keys() == {"id", "object", "created", "owned_by"}
     assert model["id"] == "fake"
-    assert httpx.get(f"{shared.url}/models/fake").json() == model
-    assert httpx.get(f"{shared.url}/models/other").status_code == 404
+    assert shared.http.get(f"{shared.url}/models/fake").json() == model
+    assert shared.http.get(f"{shared.url}/models/other").status_code == 404
 
 
 @pytest.mark.parametrize("path", ["/health", "/healthz", "/readyz"])
 def test_health(shared: LiveServer, path: str) -> None:
-    assert httpx.get(f"{shared.root}{path}").json() == {"status": "running"}
+    assert shared.http.get(f"{shared.root}{path}").json() == {"status": "running"}
 
 
 class TestMetrics:
     def test_names_that_operators_look_for(self, shared: LiveServer) -> None:
-        httpx.post(f"{shared.url}/chat/completions", json=chat_body("metrics"))
-        response = httpx.get(f"{shared.root}/metrics")
+        shared.http.post(f"{shared.url}/chat/completions", json=chat_body("metrics"))
+        response = shared.http.get(f"{shared.root}/metrics")
         assert response.headers["content-type"].startswith("text/plain")
         for name in (
             "agentrt_requests_running ",
@@ -54,7 +54,7 @@ class TestMetrics:
     def test_figures_add_up(self, serve: Callable[..., LiveServer]) -> None:
         live = serve()
         for _ in range(3):
-            httpx.post(f"{live.url}/chat/completions", json=chat_body("same"))
+            live.http.post(f"{live.url}/chat/completions", json=chat_body("same"))
         live.wait_for("agentrt_turns_finished_total", 3)
         assert live.metric("agentrt_generation_tokens_total") == 24
         assert live.metric("agentrt_prompt_tokens_total") == 3 * len("<user>same<assistant>")
@@ -68,7 +68,7 @@ class TestMetrics:
     def test_unknown_field_names_are_bounded(self, serve: Callable[..., LiveServer]) -> None:
         live = serve()
         many = {f"field_{number}": 1 for number in range(130)}
-        httpx.post(f"{live.url}/chat/completions", json=chat_body(**many))
+        live.http.post(f"{live.url}/chat/completions", json=chat_body(**many))
         assert live.metric("agentrt_unknown_fields_total", field="(other)") == 30
 
 
@@ -77,18 +77,18 @@ class TestLoad:
         live = serve(ServeSettings(drain=0.0, retry_after=7), max_seqs=1, max_waiting=1)
         live.runtime.throttle.slow()
         url, body = f"{live.url}/chat/completions", chat_body(stream=True, max_tokens=3000)
-        with httpx.stream("POST", url, json=body, timeout=20):
+        with live.http.stream("POST", url, json=body):
             live.wait_for("agentrt_requests_running", 1)
-            with httpx.stream("POST", url, json=body | {"user": "b"}, timeout=20):
+            with live.http.stream("POST", url, json=body | {"user": "b"}):
                 live.wait_for("agentrt_requests_waiting", 1)
-                refused = httpx.post(url, json=chat_body("c"), timeout=20)
+                refused = live.http.post(url, json=chat_body("c"))
         assert refused.status_code == 429
         assert refused.headers["retry-after"] == "7"
         assert refused.json()["error"]["type"] == "rate_limit_error"
 
     def test_a_large_body_is_refused(self, serve: Callable[..., LiveServer]) -> None:
         live = serve(ServeSettings(drain=0.0, max_body_bytes=1000))
-        response = httpx.post(f"{live.url}/chat/completions", json=chat_body("x" * 1000))
+        response = live.http.post(f"{live.url}/chat/completions", json=chat_body("x" * 1000))
         assert response.status_code == 413
 
 
@@ -100,23 +100,23 @@ class TestShutdown:
         live.runtime.throttle.slow()
         url = f"{live.url}/chat/completions"
         body = chat_body(stream=True, max_tokens=200)
-        with httpx.stream("POST", url, json=body, timeout=20) as stream:
+        with live.http.stream("POST", url, json=body) as stream:
             live.signal()
             live.wait_until_draining()
             assert stream.read().decode().endswith("data: [DONE]\n\n")
         live.wait()
-        with pytest.raises(httpx.ConnectError):
-            httpx.get(f"{live.root}/healthz")
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(live.address)
 
     def test_draining_refuses_new_turns(self, serve: Callable[..., LiveServer]) -> None:
         live = serve()
         live.gate.drain()
-        refused = httpx.post(f"{live.url}/chat/completions", json=chat_body())
+        refused = live.http.post(f"{live.url}/chat/completions", json=chat_body())
         assert refused.status_code == 503
         assert refused.headers["retry-after"]
-        ready = httpx.get(f"{live.root}/readyz")
+        ready = live.http.get(f"{live.root}/readyz")
         assert (ready.status_code, ready.json()) == (503, {"status": "draining"})
-        assert httpx.get(f"{live.root}/healthz").status_code == 200
+        assert live.http.get(f"{live.root}/healthz").status_code == 200
 
     def test_what_outlasts_the_drain_is_cut_and_told(
         self, serve: Callable[..., LiveServer]
@@ -125,10 +125,8 @@ class TestShutdown:
         live.runtime.throttle.slow()
         url, answers = f"{live.url}/chat/completions", []
         body = chat_body("b", max_tokens=3000)
-        whole = threading.Thread(
-            target=lambda: answers.append(httpx.post(url, json=body, timeout=20))
-        )
-        with httpx.stream("POST", url, json=body | {"stream": True}, timeout=20) as stream:
+        whole = threading.Thread(target=lambda: answers.append(live.http.post(url, json=body)))
+        with live.http.stream("POST", url, json=body | {"stream": True}) as stream:
             whole.start()
             live.wait_for("agentrt_contexts", 2)
             live.signal()
@@ -142,7 +140,7 @@ class TestShutdown:
         live = serve(ServeSettings(drain=3600.0))
         live.runtime.throttle.slow()
         url, body = f"{live.url}/chat/completions", chat_body(stream=True, max_tokens=3000)
-        with httpx.stream("POST", url, json=body, timeout=20) as stream:
+        with live.http.stream("POST", url, json=body) as stream:
             live.signal()
             live.wait_until_draining()
             live.signal()
