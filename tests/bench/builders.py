@@ -13,8 +13,6 @@ from agentrt.scheduling import Scheduler, SchedulerConfig, make_policy
 from agentrt.simulation.cost import CostModel
 from agentrt.simulation.run import Simulation
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
-
 # Sums of these are exact in binary, so that hand-made and simulated times can be compared with ==.
 STEP, PREFILL, CONTEXT = 1 / 8, 1 / 64, 1 / 1024
 COST = CostModel(STEP, PREFILL, CONTEXT, token_budget=32, max_seqs=8)

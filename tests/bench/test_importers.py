@@ -9,7 +9,7 @@ import pytest
 from agentrt.bench.importers import detect_format, import_workload, load_workload
 from agentrt.bench.parse import read_workload, write_workload
 from agentrt.errors import ConfigError, WorkloadError
-from tests.bench.builders import DATA, small_workload, write_workload_file
+from tests.bench.builders import small_workload, write_workload_file
 
 
 def calls(session: str, *rows: tuple[int, str, str]) -> str:
@@ -116,17 +116,13 @@ def test_an_imported_workload_survives_its_file(tmp_path):
 
 
 @pytest.mark.requires_data
-def test_the_recorded_sessions_import_whole():
-    if not (DATA / "miniswe").exists():
-        pytest.skip(f"{DATA / 'miniswe'} is not there")
-    found = load_workload(DATA / "miniswe")
+def test_the_recorded_sessions_import_whole(shared_data):
+    found = load_workload(shared_data / "miniswe")
     assert (len(found.programs), sum(len(one.turns) for one in found.programs)) == (10, 206)
     assert found.literal
 
 
 @pytest.mark.requires_data
-def test_the_recorded_requests_import_whole():
-    path = DATA / "mooncake" / "conversation_trace.jsonl"
-    if not path.exists():
-        pytest.skip(f"{path} is not there")
+def test_the_recorded_requests_import_whole(shared_data):
+    path = shared_data / "mooncake" / "conversation_trace.jsonl"
     assert len(load_workload(path).programs) == 12_031

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from agentrt.bench.parse import parse_program, read_workload, write_workload
 from agentrt.bench.workload import Program, Tool, Turn, Workload
 from agentrt.errors import ConfigError, WorkloadError
-from tests.bench.builders import DATA, program, small_workload, turn, workload, write_workload_file
+from tests.bench.builders import program, small_workload, turn, workload, write_workload_file
 
 DESIGN_EXAMPLE = {
     "program": "dask-11628",
@@ -200,11 +200,8 @@ def test_a_file_written_by_hand(tmp_path):
 
 
 @pytest.mark.requires_data
-def test_the_recorded_coding_agents_are_read():
-    path = DATA / "agentcgroup" / "glm.jsonl"
-    if not path.exists():
-        pytest.skip(f"{path} is not there")
-    found = read_workload(path)
+def test_the_recorded_coding_agents_are_read(shared_data):
+    found = read_workload(shared_data / "agentcgroup" / "glm.jsonl")
     assert (len(found.programs), sum(len(one.turns) for one in found.programs)) == (111, 5641)
     facts = found.select().facts()
     assert (facts.turns, facts.ideal_tokens >= 5_333_514) == (5631, True)
