@@ -19,8 +19,15 @@ from typing import Literal, TypeAlias
 from agentrt.errors import InternalError
 from agentrt.serving.canonical import Digest
 
-__all__ = ["Ask", "ContextIndex", "Expired", "IndexStatistics", "Limits", "Placement"]
-__all__ += ["ProgramKey"]
+__all__ = [
+    "Ask",
+    "ContextIndex",
+    "Expired",
+    "IndexStatistics",
+    "Limits",
+    "Placement",
+    "ProgramKey",
+]
 
 ProgramKey: TypeAlias = tuple[str, str]
 """Tenant and program id."""

@@ -181,7 +181,7 @@ class _StatisticsCollector(Collector):
             {
                 "free": now.pages_free,
                 "cached": now.pages_cached,
-                "leased": now.pages_leased,
+                "leased": now.pages_leased - now.pages_pinned,
                 "pinned": now.pages_pinned,
             }
         )
@@ -208,9 +208,7 @@ class _StatisticsCollector(Collector):
 
 
 def _pages(states: dict[str, int]) -> Metric:
-    text = (
-        "Pages by state; free + cached + leased is all of them, pinned ones are among the cached."
-    )
+    text = "Pages by state; turns may share pinned ones."
     family = GaugeMetricFamily("agentrt_kv_pages", text, labels=["state"])
     for state, pages in states.items():
         family.add_metric([state], pages)

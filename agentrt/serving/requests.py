@@ -16,8 +16,14 @@ from agentrt.errors import InvalidRequest
 from agentrt.serving.canonical import Message, normalise
 from agentrt.serving.errors import FieldError
 
-__all__ = ["ChatRequest", "CompletionRequest", "Delivery", "parse_body", "parse_chat"]
-__all__ += ["parse_completion"]
+__all__ = [
+    "ChatRequest",
+    "CompletionRequest",
+    "Delivery",
+    "parse_body",
+    "parse_chat",
+    "parse_completion",
+]
 
 Body: TypeAlias = Mapping[str, Any]
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from agentrt.errors import ConfigError
+from agentrt.scheduling.plan import StepPlan
 from agentrt.serving.server import bind
 from agentrt.serving.settings import ServeSettings, parse_api_keys
 from tests.serving.conftest import PATIENCE, LiveServer, chat_body
@@ -62,8 +63,10 @@ class TestMetrics:
         assert live.metric("agentrt_time_to_first_token_seconds_count") == 3
         assert live.metric("agentrt_inter_token_latency_seconds_count") == 21
         assert live.metric("agentrt_e2e_request_latency_seconds_count") == 3
-        pages = [live.metric("agentrt_kv_pages", state=s) for s in ("free", "cached", "leased")]
-        assert sum(pages) == live.metric("agentrt_kv_pages_total")
+        states = ("free", "cached", "leased", "pinned")
+        pages = {state: live.metric("agentrt_kv_pages", state=state) for state in states}
+        assert pages["pinned"] > pages["leased"] == 0
+        assert sum(pages.values()) == live.metric("agentrt_kv_pages_total")
 
     def test_unknown_field_names_are_bounded(self, serve: Callable[..., LiveServer]) -> None:
         live = serve()
@@ -90,6 +93,41 @@ class TestLoad:
         live = serve(ServeSettings(drain=0.0, max_body_bytes=1000))
         response = live.http.post(f"{live.url}/chat/completions", json=chat_body("x" * 1000))
         assert response.status_code == 413
+
+
+class TestFailures:
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_a_step_that_fails_is_told(
+        self, serve: Callable[..., LiveServer], stream: bool
+    ) -> None:
+        live = serve()
+
+        def broken(plan: StepPlan) -> None:
+            raise RuntimeError("the device is gone")
+
+        live.runtime.backend.before = broken
+        response = live.http.post(f"{live.url}/chat/completions", json=chat_body(stream=stream))
+        assert response.status_code == (200 if stream else 500)
+        assert '"code":"internal_error"' in response.text
+        assert response.text.endswith("[DONE]\n\n") == stream
+        live.wait_for("agentrt_requests_total", 1, finish_reason="failed")
+
+    def test_a_bug_is_a_500_and_leaves_nothing_behind(
+        self, serve: Callable[..., LiveServer]
+    ) -> None:
+        live = serve()
+
+        def broken(*arguments: object) -> None:
+            raise ZeroDivisionError
+
+        live.runtime.tokenizer.encode = broken
+        response = live.http.post(f"{live.url}/chat/completions", json=chat_body())
+        assert response.status_code == 500
+        assert response.json()["error"]["code"] == "internal_error"
+        del live.runtime.tokenizer.encode
+        again = live.http.post(f"{live.url}/chat/completions", json=chat_body())
+        assert again.status_code == 200
+        assert live.metric("agentrt_turns_placed_total", how="retry") == 1
 
 
 class TestShutdown:
