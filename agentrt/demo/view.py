@@ -49,7 +49,7 @@ class View:
         self._clock = clock
         self._start = clock()
         self._live = (
-            Live(get_renderable=self._table, console=console, refresh_per_second=5)
+            Live(get_renderable=self._table, console=console, refresh_per_second=5, transient=True)
             if console.is_terminal
             else None
         )
