@@ -22,7 +22,7 @@ from agentrt.sandbox.host import Host
 from agentrt.sandbox.launcher import EXTRA, inner_argv, joined_argv
 from agentrt.sandbox.local import PATH, LocalSandbox
 from agentrt.sandbox.provider import CommonProvider, fill
-from agentrt.sandbox.state import RunState
+from agentrt.sandbox.state import ENV_TOOL, RunState
 
 __all__ = ["INSTALL", "BubblewrapProvider", "BubblewrapSandbox", "View", "bwrap_options"]
 
@@ -124,7 +124,8 @@ class BubblewrapSandbox(LocalSandbox):
 
     def _command_line(self, call: Call, procs: tuple[Path, ...]) -> tuple[list[str], bytes | None]:
         own = {"PATH": PATH, "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8"}
-        options = bwrap_options(self._view, list({**own, **call.env}.items()))
+        marker = {ENV_TOOL: self._host.marker(self.sandbox_id, call.tool)}
+        options = bwrap_options(self._view, list({**own, **call.env, **marker}.items()))
         inner = inner_argv(call.command, call.cwd, call.word)
         argv = joined_argv(procs, [self._binary, "--args", str(EXTRA), "--", *inner])
         # By descriptor, not by argument: other users read a command line, and it has a size limit.

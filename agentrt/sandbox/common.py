@@ -95,7 +95,8 @@ class CommonSandbox(Sandbox):
         check_limits(asked)
         tool = f"tool-{next(self._numbers)}"
         call = Call(command, self._cwd(cwd), variables, stdin is not None, tool, new_word())
-        out, err = Capture(output_cap, on_stdout), Capture(output_cap, on_stderr)
+        out = Capture(output_cap, on_stdout)
+        err = Capture(output_cap, on_stderr, aside=f"{call.word}:".encode())
 
         with CancelScope() as scope:
             self._active.add(scope)
@@ -130,6 +131,8 @@ class CommonSandbox(Sandbox):
     def _result(
         self, ended: Ended, group: Group, call: Call, out: Capture, err: Capture
     ) -> ExecResult:
+        out.finish()
+        err.finish()
         status = status_of(ended)
         if status == "exited":
             failure = failure_to_start(ended, call, err.head)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -41,6 +42,8 @@ TMP_SIZE = "512m"
 CONTAINER_MEMORY = 256 << 20
 CONTAINER_PIDS = 512
 CALL_SECONDS = 60
+KNOCK_SECONDS = 5.0
+DEFAULT_SOCKET = "unix:///var/run/docker.sock"
 POOL = 64
 
 # The main process stops itself: it waits without using CPU and needs nothing but a shell.
@@ -55,14 +58,27 @@ def connect(*, timeout: float = CALL_SECONDS) -> docker.APIClient:
     """
     try:
         settings: dict[str, Any] = dict(kwargs_from_env())
+        _knock(settings.get("base_url") or DEFAULT_SOCKET)
         client = docker.APIClient(
             version="auto", timeout=int(timeout), max_pool_size=POOL, **settings
         )
-    except (DockerException, RequestException) as error:
+    except (OSError, DockerException, RequestException) as error:
         raise BackendUnavailable(
             f"No Docker engine answers: {_short(error)}.", remedy=START_ENGINE
         ) from error
     return client
+
+
+def _knock(url: str) -> None:
+    """Connect to a local socket and hang up; raises OSError where nobody listens.
+
+    The client would leave a socket open for each failed attempt.
+    """
+    place = url.partition("unix://")[2] or url.partition("http+unix://")[2]
+    if place:
+        with socket.socket(socket.AF_UNIX) as trial:
+            trial.settimeout(KNOCK_SECONDS)
+            trial.connect("/" + place.lstrip("/"))
 
 
 def _short(error: Exception) -> str:

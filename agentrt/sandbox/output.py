@@ -15,12 +15,18 @@ class Capture:
     """Takes all of a stream, keeps the first ``cap`` bytes, counts the rest.
 
     ``callback`` sees the kept bytes as they arrive. ``head`` holds the first bytes whatever the cap
-    is. Feeding never blocks, so that a command that writes too much is not stalled by it.
+    is. Feeding never blocks, so that a command that writes too much is not stalled by it. A stream
+    that begins with ``aside`` is not the command's own: it stays out of the callback's sight.
     """
 
-    def __init__(self, cap: int, callback: OutputCallback | None = None) -> None:
+    def __init__(
+        self, cap: int, callback: OutputCallback | None = None, *, aside: bytes = b""
+    ) -> None:
         self._cap = cap
         self._callback = callback
+        self._aside = aside
+        self._undecided = b""
+        self._is_aside = False
         self._kept: list[bytes] = []
         self._size = 0
         self.head = b""
@@ -30,6 +36,28 @@ class Capture:
         """Take the next bytes. What the callback raises goes to the caller."""
         if len(self.head) < HEAD:
             self.head += data[: HEAD - len(self.head)]
+        if self._aside:
+            data = self._decide(data)
+        if data and not self._is_aside:
+            self._take(data)
+
+    def finish(self) -> None:
+        """Take what was held back when the stream ended before it could be told apart."""
+        data, self._undecided, self._aside = self._undecided, b"", b""
+        if data:
+            self._take(data)
+
+    def _decide(self, data: bytes) -> bytes:
+        """Hold the beginning back until it differs from ``aside`` or is it."""
+        seen = self._undecided + data
+        if len(seen) < len(self._aside) and self._aside.startswith(seen):
+            self._undecided = seen
+            return b""
+        self._is_aside = seen.startswith(self._aside)
+        self._undecided, self._aside = b"", b""
+        return seen
+
+    def _take(self, data: bytes) -> None:
         kept = data[: max(0, self._cap - self._size)]
         self.dropped += len(data) - len(kept)
         if kept:
@@ -45,6 +73,8 @@ class Capture:
 
     def value(self) -> bytes:
         """What was kept, with a mark that says how much is missing."""
+        if self._is_aside:
+            return self.head
         mark = f"\n[agentrt: {self.dropped} bytes dropped]\n" if self.dropped else ""
         return b"".join(self._kept) + mark.encode()
 

@@ -25,6 +25,9 @@ COMBINATIONS = [
     pytest.param(("bubblewrap", "trio"), id="bubblewrap-trio", marks=pytest.mark.requires_bwrap),
     pytest.param(("docker", "asyncio"), id="docker-asyncio", marks=pytest.mark.requires_docker),
 ]
+CONFINING = COMBINATIONS[2:]
+ONE_LOOP = COMBINATIONS[::2]
+"""Each kind once."""
 
 
 @pytest.fixture(params=COMBINATIONS)

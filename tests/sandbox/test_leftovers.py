@@ -17,7 +17,9 @@ import pytest
 
 from agentrt.sandbox import RunState, SandboxSpec, choose, make_provider, reap, reap_containers
 from agentrt.sandbox.reaper import reap_now
-from tests.sandbox.conftest import REPOSITORY, cgroups_of
+from tests.sandbox.conftest import ONE_LOOP, REPOSITORY, cgroups_of
+
+each_kind = pytest.mark.parametrize("combination", ONE_LOOP, indirect=True)
 
 RUNNER = """
 import sys, anyio
@@ -68,11 +70,6 @@ def image(kind, request) -> str:
     return request.getfixturevalue("test_image") if kind == "docker" else ""
 
 
-def _one_loop(combination) -> None:
-    if combination[1] != "asyncio":
-        pytest.skip("the loop of the other process is asyncio")
-
-
 @pytest.mark.anyio
 async def test_close_leaves_nothing(provider, own_state, tracer, kind):
     async def abandon(box) -> None:
@@ -94,8 +91,8 @@ async def test_close_leaves_nothing(provider, own_state, tracer, kind):
         assert containers_of(run_id) == []
 
 
-def test_ctrl_c_leaves_nothing(combination, kind, tracer, image, own_state):
-    _one_loop(combination)
+@each_kind
+def test_ctrl_c_leaves_nothing(kind, tracer, image, own_state):
     with running(kind, tracer, image) as (process, run_id):
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) != 0
@@ -104,9 +101,9 @@ def test_ctrl_c_leaves_nothing(combination, kind, tracer, image, own_state):
     assert list(own_state.iterdir()) == []
 
 
+@each_kind
 @pytest.mark.requires_root
-def test_kill_9_then_the_next_start(combination, kind, tracer, image, own_state):
-    _one_loop(combination)
+def test_kill_9_then_the_next_start(kind, tracer, image, own_state):
     with running(kind, tracer, image) as (process, run_id):
         alive = reap_now(containers=reap_containers)
         assert alive.live == [run_id]
