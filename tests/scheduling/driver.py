@@ -161,7 +161,7 @@ class Driver:
 
     @property
     def _submitted(self) -> dict[str, float]:
-        return {turn.turn_id: turn.submitted for turn in self.scheduler._turns.values()}
+        return {turn.turn_id: turn.submitted for turn in self.scheduler._book.turns.values()}
 
     def _check_overtaking(self, event: TurnAdmitted) -> None:
         mine = self._waiting.pop(event.turn_id)

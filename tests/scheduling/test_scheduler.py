@@ -290,7 +290,7 @@ class TestPins:
         assert bench.scheduler.statistics().pins == 0
         bench = Bench("continuum")
         for _ in range(3):
-            bench.scheduler._policy.retention.admitted(50.0, evicted=True)
+            bench.scheduler._book.policy.retention.admitted(50.0, evicted=True)
         bench.submit("a/0", [7] * 16, 2, next_tool="bash")
         bench.drain()
         assert bench.scheduler.statistics().pins == 1
@@ -435,23 +435,23 @@ class TestTime:
         bench.scheduler.tool_event(ToolEvent("nobody", "main", "started", "pytest"), 0.0)
         bench.now = 2.5
         bench.submit("a/1", 7, 1)
-        assert bench.scheduler._policy.retention._by_tool["pytest"].sorted == [2.5]
+        assert bench.scheduler._book.policy.retention._by_tool["pytest"].sorted == [2.5]
 
 
 class TestIntegrity:
     def test_notices_turns_in_no_queue_and_pages_without_a_holder(self):
         bench = Bench()
         bench.submit("a/0", 3, 9)
-        turn = bench.scheduler._waiting.pop()
+        turn = bench.scheduler._book.waiting.pop()
         with pytest.raises(InternalError, match="one queue"):
             bench.scheduler.check_integrity()
-        bench.scheduler._waiting.append(turn)
+        bench.scheduler._book.waiting.append(turn)
         bench.step()
         lease, turn.lease = turn.lease, None
         with pytest.raises(InternalError, match="holds no pages"):
             bench.scheduler.check_integrity()
         turn.lease = lease
         bench.submit("b/0", 3, 9)
-        bench.scheduler._waiting[0].lease = lease
+        bench.scheduler._book.waiting[0].lease = lease
         with pytest.raises(InternalError, match="waiting turn"):
             bench.scheduler.check_integrity()
