@@ -1,4 +1,4 @@
-"""``scripts/demo``: what it says when something is missing, and that it installs once."""
+"""``scripts/demo`` and ``scripts/setup``: what it says when something is missing, and that it installs once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "demo"
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 FAKE_PYTHON = """#!/bin/sh
 # Stands in for Python and, once `-m venv` has copied it, for the one in .venv.
@@ -36,7 +36,8 @@ class Checkout:
     def __init__(self, base: Path) -> None:
         self.root = base / "a check out"
         (self.root / "scripts").mkdir(parents=True)
-        shutil.copy(SCRIPT, self.root / "scripts" / "demo")
+        for script in ("demo", "setup"):
+            shutil.copy(SCRIPTS / script, self.root / "scripts" / script)
         (self.root / "pyproject.toml").write_text("[project]\n")
         self.bin = base / "bin"
         self.bin.mkdir()
@@ -147,7 +148,8 @@ def test_a_newer_python_beside_an_old_one_is_found(checkout):
     assert done.returncode == 0, done.stderr
 
 
-def test_is_a_posix_script():
+@pytest.mark.parametrize("script", ["demo", "setup"])
+def test_is_a_posix_script(script):
     shell = shutil.which("dash") or "/bin/sh"
-    assert subprocess.run([shell, "-n", str(SCRIPT)], timeout=10).returncode == 0
+    assert subprocess.run([shell, "-n", str(SCRIPTS / script)], timeout=10).returncode == 0
     assert os.access(SCRIPT, os.X_OK)
