@@ -254,8 +254,14 @@ class _Server:
         return _json(error.status_code, told.body, dict(error.headers or {}))
 
     async def on_bug(self, request: Request, error: Exception) -> Response:
-        """Answer what nobody expected; the server logs the traceback."""
-        return await self.on_error(request, InternalError(f"{type(error).__name__} in the server."))
+        """Answer what nobody expected; uvicorn logs the traceback and closes the connection."""
+        while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
+        response = await self.on_error(
+            request, InternalError(f"{type(error).__name__} in the server.")
+        )
+        response.headers["connection"] = "close"
+        return response
 
 
 def _json(status: int, payload: dict[str, Any], headers: dict[str, str] | None = None) -> Response:

@@ -124,6 +124,7 @@ class TestFailures:
         response = live.http.post(f"{live.url}/chat/completions", json=chat_body())
         assert response.status_code == 500
         assert response.json()["error"]["code"] == "internal_error"
+        assert "ZeroDivisionError" in response.json()["error"]["message"]
         del live.runtime.tokenizer.encode
         again = live.http.post(f"{live.url}/chat/completions", json=chat_body())
         assert again.status_code == 200
