@@ -1,4 +1,4 @@
-"""``scripts/demo`` and ``scripts/setup``: what it says when something is missing, and that it installs once."""
+"""``scripts/demo`` and ``setup``: what they say when something is missing, and install only once."""
 
 from __future__ import annotations
 
@@ -152,4 +152,4 @@ def test_a_newer_python_beside_an_old_one_is_found(checkout):
 def test_is_a_posix_script(script):
     shell = shutil.which("dash") or "/bin/sh"
     assert subprocess.run([shell, "-n", str(SCRIPTS / script)], timeout=10).returncode == 0
-    assert os.access(SCRIPT, os.X_OK)
+    assert os.access(SCRIPTS / script, os.X_OK)
