@@ -161,8 +161,7 @@ async def start_exec(
 
     running = await to_thread.run_sync(begin)
     try:
-        directories = getattr(group, "paths", ())
-        return DockerProcess(running, await pass_gate(running.pid, container, directories))
+        return DockerProcess(running, await pass_gate(running.pid, container, group.paths))
     except BaseException:
         await _kill_lost(running, container)
         running.close()

@@ -45,8 +45,7 @@ class LocalSandbox(CommonSandbox):
         """The environment of the outermost process."""
 
     async def _start(self, call: Call, group: Group) -> ToolProcess:
-        procs: tuple[Path, ...] = getattr(group, "procs", ())
-        argv, extra = self._command_line(call, procs)
+        argv, extra = self._command_line(call, group.procs)
         marker = {ENV_TOOL: self._host.marker(self.sandbox_id, call.tool)}
         return LocalProcess.spawn(
             argv, {**self._environment(call), **marker}, stdin=call.has_stdin, extra=extra

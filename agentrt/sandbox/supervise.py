@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import anyio
@@ -28,6 +29,10 @@ class Group(Protocol):
 
     unenforced: tuple[str, ...]
 
+    @property
+    def paths(self) -> tuple[Path, ...]: ...
+    @property
+    def procs(self) -> tuple[Path, ...]: ...
     def kill(self) -> None: ...
     def populated(self) -> bool: ...
     def counters(self) -> Counters: ...
@@ -185,11 +190,12 @@ async def extinguish(group: Group, process: ToolProcess | None) -> tuple[Counter
     clean, counters = False, Counters()
     with CancelScope(shield=True):
         dead = await _kill(group, process)
-        counters = await to_thread.run_sync(group.counters)
+        counters, clean = await to_thread.run_sync(lambda: (group.counters(), group.remove()))
         for attempt in range(12):
-            # The kernel may call an emptied directory busy for a moment longer.
-            if clean := await to_thread.run_sync(group.remove):
+            if clean:
                 break
+            # The kernel may call an emptied directory busy for a moment longer.
             await anyio.sleep(0.001 * 2**attempt)
+            clean = await to_thread.run_sync(group.remove)
         clean = clean and dead
     return counters, clean

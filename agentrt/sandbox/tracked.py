@@ -78,6 +78,9 @@ def kill_marked(prefix: str, proc: Path = Path("/proc")) -> set[int]:
 class TrackedGroup:
     """Stands in for a cgroup: same methods, weaker promise, which ``unenforced`` states."""
 
+    paths: tuple[Path, ...] = ()
+    procs: tuple[Path, ...] = ()
+
     def __init__(self, tool: str, unenforced: tuple[str, ...]) -> None:
         self._tool = tool
         self.unenforced = (*unenforced, BEST_EFFORT)
