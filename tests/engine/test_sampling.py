@@ -195,7 +195,7 @@ class TestCuts:
         weights = token_weights(logits.clone(), [params])[0]
         assert weights[logits[0].argmax()] == 1
 
-    def test_top_p_beyond_the_sorted_head_sorts_the_row(self):
+    def test_top_p_of_a_large_flat_vocabulary(self):
         generator = torch.Generator().manual_seed(3)
         logits = torch.randn(2, 5000, generator=generator) * 0.01
         kept = (
