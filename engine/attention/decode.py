@@ -41,6 +41,7 @@ class _Group:
     places: torch.Tensor
     rows: torch.Tensor
     mask: torch.Tensor | None  # [items, 1, 1, tokens], where they are not all of one length
+    unwritten: torch.Tensor | None
 
 
 class DecodePlan:
@@ -94,10 +95,23 @@ class DecodePlan:
         for item in items:
             first = item.begin // pool.page_size
             own = list(pieces[item.owner].pages[first : first + item.pages])
-            pages.append(own + own[:1] * (wide - len(own)))  # padding is masked, any page will do
+            pages.append(own + own[:1] * (wide - len(own)))  # padding is masked
         owners = torch.tensor([item.owner for item in items], device=device)
         places = torch.tensor([item.place for item in items], device=device)
-        return _Group(owners, places, pool.rows(pool.table(pages)), self._mask(items))
+        rows = pool.rows(pool.table(pages))
+        return _Group(owners, places, rows, self._mask(items), self._unwritten(items))
+
+    def _unwritten(self, items: list[_Item]) -> torch.Tensor | None:
+        """Find gathered tokens past an item's end; its padding repeats its first page."""
+        pool, device = self._pool, self._pool.kv.device
+        wide = items[0].pages * pool.page_size
+        lengths = [item.high - item.begin for item in items]
+        if all(length == wide for length in lengths):
+            return None
+        place = torch.arange(wide, device=device)
+        own = torch.tensor([item.pages * pool.page_size for item in items], device=device)[:, None]
+        source = torch.where(place < own, place, place % pool.page_size)
+        return pool.unwritten(source >= torch.tensor(lengths, device=device)[:, None])
 
     def _mask(self, items: list[_Item]) -> torch.Tensor | None:
         """Hide what was gathered beyond an item: padding, and tokens older than its window."""
@@ -117,7 +131,7 @@ class DecodePlan:
         grouped = queries.view(len(queries), pool.heads, -1, pool.dim)  # [B, Hkv, G, D]
         parts = []
         for group in self._groups:
-            keys, values = pool.gather(layer, group.rows, len(group.owners))
+            keys, values = pool.gather(layer, group.rows, len(group.owners), group.unwritten)
             parts.append(partial_attention(grouped[group.owners], keys, values, mask=group.mask))
         if self._chunks == 1:
             merged = torch.empty_like(grouped)

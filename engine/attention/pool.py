@@ -95,16 +95,26 @@ class PagePool:
             self._scratch = torch.empty(shape, dtype=self.kv.dtype, device=self.kv.device)
 
     def gather(
-        self, layer: int, rows: torch.Tensor, items: int
+        self, layer: int, rows: torch.Tensor, items: int, unwritten: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Copy rows to the scratch; return keys and values ``[items, kv heads, tokens, head dim]``.
 
-        They are overwritten by the next call.
+        They are overwritten by the next call. ``unwritten`` comes from :meth:`unwritten`.
         """
         buffer = self._scratch[: rows.numel()]
         torch.index_select(self.kv[layer].view(-1, self.page_size * self.dim), 0, rows, out=buffer)
+        if unwritten is not None:
+            buffer.view(-1, self.dim).index_fill_(0, unwritten, 0.0)
         keys, values = buffer.view(2, items, self.heads, -1, self.dim)
         return keys, values
+
+    def unwritten(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return which vectors of a gathering are to be zeroed, given tokens ``[items, tokens]``.
+
+        A page's unwritten end holds what its last owner left there. A mask makes its weight zero,
+        but zero times NaN is NaN: a broken sequence must not break those that reuse its pages.
+        """
+        return hidden[None, :, None].expand(2, -1, self.heads, -1).flatten().nonzero().squeeze(1)
 
     def mask(self, hidden: torch.Tensor, value: float) -> torch.Tensor:
         """Return a mask to add to scores: ``value`` where ``hidden``, zero elsewhere."""

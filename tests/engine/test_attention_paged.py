@@ -131,6 +131,7 @@ def test_any_schedule_equals_dense_attention(
         patch.setattr(decode_module, "_GROUP_BYTES", 4096)
         shape = replace(config, windows=windows)
         attention = TorchPagedAttention(shape, needed + 3, page, torch.float32)
+        attention.kv.fill_(float("nan"))  # what was never written must never count
         results = replay(attention, sequences, steps, seed)
     for index, layers in enumerate(results):
         for layer, result in enumerate(layers):
