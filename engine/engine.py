@@ -16,9 +16,10 @@ from types import TracebackType
 import anyio.to_thread
 
 from agentrt.engine.backend import TurnBackend
-from agentrt.engine.loop import EngineLoop, EngineStatistics
+from agentrt.engine.loop import EngineLoop
 from agentrt.engine.output import StreamTokenizer, TurnOutput
 from agentrt.engine.params import SamplingParams
+from agentrt.engine.statistics import EngineStatistics
 from agentrt.engine.stream import Bridge, Chunk, TurnStream
 from agentrt.errors import BackendUnavailable, InvalidRequest
 from agentrt.scheduling.plan import Event, SchedulerProtocol, ToolEvent, TurnRequest

@@ -10,15 +10,16 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from agentrt.engine.backend import EngineSample, TurnBackend
+from agentrt.engine.outbox import Outbox
 from agentrt.engine.output import OutputPiece, TurnOutput
 from agentrt.engine.params import SamplingParams
-from agentrt.engine.stream import Bridge, Chunk, TurnStream
+from agentrt.engine.statistics import EngineState, EngineStatistics
+from agentrt.engine.stream import Chunk, TurnStream
 from agentrt.errors import AgentRTError, BackendUnavailable, InternalError, InvalidRequest
 from agentrt.scheduling.plan import (
     Event,
     Sample,
     SchedulerProtocol,
-    SchedulerStatistics,
     StepPlan,
     StepResult,
     TurnFinished,
@@ -26,9 +27,7 @@ from agentrt.scheduling.plan import (
     TurnStats,
 )
 
-__all__ = ["EngineLoop", "EngineState", "EngineStatistics"]
-
-EngineState: TypeAlias = Literal["running", "closing", "closed", "broken"]
+__all__ = ["EngineLoop"]
 
 _logger = logging.getLogger(__name__)
 
@@ -36,24 +35,6 @@ _IDLE_WAIT = 1.0
 """Seconds between looks around while there is no turn at all; a command ends the wait at once."""
 _STALL_WAIT = 0.01
 """Seconds until the scheduler is asked again after it had turns but nothing to run."""
-
-
-@dataclass(frozen=True, slots=True)
-class EngineStatistics:
-    """Figures as of the last step. Counters are since the start; times are the clock's seconds."""
-
-    state: EngineState
-    turns: int
-    """Turns taken and not ended: waiting or running."""
-    steps: int
-    step_seconds: float
-    """All steps: run and commit."""
-    last_step_seconds: float
-    last_step_tokens: int
-    failed_steps: int
-    """Steps that the backend raised in."""
-    callback_errors: int
-    scheduler: SchedulerStatistics
 
 
 @dataclass(slots=True, eq=False)
@@ -76,7 +57,6 @@ class _Submit:
 
 
 _Call: TypeAlias = Callable[[SchedulerProtocol, float], object]
-_Delivery: TypeAlias = tuple[TurnStream, Chunk, TurnStats | None, str | None]
 
 
 class EngineLoop:
@@ -105,7 +85,7 @@ class EngineLoop:
         self._state: EngineState = "running"
         self._cause = ""
         # Replaced whole by the thread, read by anyone:
-        self._figures = EngineStatistics("running", 0, 0, 0.0, 0.0, 0, 0, 0, scheduler.statistics())
+        self._figures = EngineStatistics("running", scheduler.statistics())
 
     # --- posting, from any thread ---------------------------------------------------------------
 
@@ -277,57 +257,69 @@ class EngineLoop:
             turn = self._turns[turn_id]
             if sample.finish == "failed":
                 turn.error = getattr(sample, "error", None) or "The step failed."
+            else:
+                turn.piece = self._push(turn, turn_id, sample)
+            if turn.piece is None:
                 samples[turn_id] = Sample((), "failed")
-                continue
-            turn.piece = piece = turn.output.push(sample)
-            samples[turn_id] = Sample(piece.tokens, "stop" if piece.stopped else None, sample.tool)
+            else:
+                finish: Literal["stop"] | None = "stop" if turn.piece.stopped else None
+                samples[turn_id] = Sample(turn.piece.tokens, finish, sample.tool)
         return StepResult(samples)
+
+    def _push(self, turn: _Turn, turn_id: str, sample: Sample) -> OutputPiece | None:
+        """Read one turn's sample; None if that turn's text cannot be made of it."""
+        try:
+            return turn.output.push(sample)
+        except Exception as error:
+            _logger.exception("The output of turn %s could not be read as text", turn_id)
+            turn.error = f"The output could not be read as text: {error!r}"
+            return None
 
     # --- handing out ----------------------------------------------------------------------------
 
     def _deliver(self, events: Sequence[Event], plan: StepPlan, seconds: float | None) -> None:
         """Hand out what the step brought; who sees it sees it in the statistics, too."""
-        posts = self._collect(events, plan)
+        outbox = self._collect(events, plan)
         try:
             self._count(plan.tokens, seconds)
         finally:
             # Finished turns are known to nobody else by now: their readers must hear of it.
-            for bridge, deliveries in posts.items():
-                if not bridge.post(_feed_all, deliveries):
-                    self._abandon(deliveries)
+            for turn_id in outbox.send():
+                self._scheduler.cancel(turn_id, self._clock())
 
-    def _collect(self, events: Sequence[Event], plan: StepPlan) -> dict[Bridge, list[_Delivery]]:
-        """Return what goes to which loop: one post for each, whatever the number of turns."""
-        posts: dict[Bridge, list[_Delivery]] = {}
+    def _collect(self, events: Sequence[Event], plan: StepPlan) -> Outbox:
+        outbox = Outbox()
         for event in events:
             if isinstance(event, TurnFinished):
-                self._finish(event.stats, posts)
+                self._finish(event.stats, outbox)
             self._tell(event)
         for piece in plan.slices:
             turn = self._turns.get(piece.turn_id)
             if turn is not None and turn.piece is not None:
-                chunk = Chunk(turn.piece.tokens, turn.piece.text, turn.piece.logprobs)
-                turn.piece = None
-                posts.setdefault(turn.stream.bridge, []).append((turn.stream, chunk, None, None))
-        return posts
+                added, turn.piece = turn.piece, None
+                outbox.add(turn.stream, Chunk(added.tokens, added.text, added.logprobs))
+        return outbox
 
-    def _finish(self, stats: TurnStats, posts: dict[Bridge, list[_Delivery]]) -> None:
+    def _finish(self, stats: TurnStats, outbox: Outbox) -> None:
         turn = self._turns.pop(stats.turn_id, None)
         if turn is None:
             return
         self._backend.close(stats.turn_id)
-        if turn.error is not None and stats.reason != "failed":
+        rest = self._rest(turn, stats.turn_id)
+        if turn.error is not None:
             stats = replace(stats, reason="failed")
         piece = turn.piece or OutputPiece((), "", (), False)
-        text = piece.text + turn.output.finish()
-        chunk = Chunk(piece.tokens, text, piece.logprobs, stats.reason)
-        posts.setdefault(turn.stream.bridge, []).append((turn.stream, chunk, stats, turn.error))
+        chunk = Chunk(piece.tokens, piece.text + rest, piece.logprobs, stats.reason)
+        outbox.add(turn.stream, chunk, stats, turn.error)
 
-    def _abandon(self, deliveries: list[_Delivery]) -> None:
-        """Cancel turns whose reader's loop has ended."""
-        for stream, *_ in deliveries:
-            if stream.turn_id in self._turns:
-                self._scheduler.cancel(stream.turn_id, self._clock())
+    def _rest(self, turn: _Turn, turn_id: str) -> str:
+        """Return the text that was held back until the end."""
+        try:
+            return turn.output.finish()
+        except Exception as error:
+            _logger.exception("The end of turn %s could not be read as text", turn_id)
+            turn.error = f"The output could not be read as text: {error!r}"
+            return ""
 
     def _tell(self, event: Event) -> None:
         if self._on_event is None:
@@ -368,9 +360,3 @@ class EngineLoop:
             turn.stream.bridge.post(turn.stream.feed, chunk, None, error)
         self._figures = replace(self._figures, turns=0)
         self._turns.clear()
-
-
-def _feed_all(deliveries: list[_Delivery]) -> None:
-    """Run in the readers' loop."""
-    for stream, chunk, stats, error in deliveries:
-        stream.feed(chunk, stats, error)

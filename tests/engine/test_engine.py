@@ -68,7 +68,7 @@ async def read(stream):
 async def settled(engine, turns=0):
     """Wait until the engine has no more than ``turns`` turns."""
     with anyio.fail_after(20):
-        while engine.statistics().turns > turns:  # noqa: ASYNC110 - the thread sets no event
+        while engine.statistics().turns > turns:
             await anyio.sleep(0.001)
 
 
@@ -404,6 +404,40 @@ class TestFailures:
             with anyio.fail_after(20), pytest.raises(BackendUnavailable, match="queue is corrupt"):
                 await engine.submit(ask([1]))
 
+    @pytest.mark.parametrize("where", ["push", "flush"])
+    async def test_text_that_cannot_be_made_fails_only_its_turn(self, where):
+        class Clumsy:
+            eos_ids = frozenset()
+
+            def stream(self):
+                return Clumsy()
+
+            def push(self, ids):
+                if where == "push" and ids[0] == bad:
+                    raise KeyError("no such token")
+                return "x"
+
+            def flush(self):
+                raise_at_end = where == "flush" and self.turn == 0
+                if raise_at_end:
+                    raise KeyError("half a token")
+                return ""
+
+            turns = count()
+
+            def __init__(self):
+                self.turn = next(Clumsy.turns) - 1
+
+        bad = fake_output([1], 3, VOCAB)[2]
+        assert bad not in fake_output([2], 3, VOCAB)
+        async with make_engine(tokenizer=Clumsy()) as engine:
+            stream = await engine.submit(ask([1], tokens=3))
+            _, chunks = await read(stream)
+            assert chunks[-1].finish == stream.stats.reason == "failed"
+            assert "could not be read as text" in stream.error
+            tokens, chunks = await read(await engine.submit(ask([2], tokens=3)))
+        assert (tokens, chunks[-1].finish) == (fake_output([2], 3, VOCAB), "length")
+
     async def test_callbacks_that_raise_are_counted_and_stop_nothing(self):
         def callback(event):
             raise ValueError(type(event).__name__)
@@ -454,11 +488,16 @@ class TestClosing:
         assert (tokens, chunks[-1].finish) == (fake_output([1], 30, VOCAB), "length")
 
     async def test_the_drain_deadline_is_the_clocks(self):
-        ticks = count()
-        engine = make_engine(clock=lambda: float(next(ticks)))
+        ticks, gate = count(), Gate()
+        backend = FakeTurnBackend(PAGE, VOCAB, before=gate)
+        engine = make_engine(backend=backend, clock=lambda: float(next(ticks)))
         engine.start()
         stream = await engine.submit(ask([1], tokens=240))
-        await engine.aclose(drain=100.0)
+        await gate.step()
+        async with anyio.create_task_group() as group:
+            group.start_soon(engine.aclose, 100.0)
+            await anyio.wait_all_tasks_blocked()
+            gate.release()
         tokens, chunks = await read(stream)
         assert chunks[-1].finish == "cancelled"
         assert 0 < len(tokens) < 240

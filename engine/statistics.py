@@ -1,0 +1,30 @@
+"""The engine's figures, as a snapshot that anyone may hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from agentrt.scheduling.plan import SchedulerStatistics
+
+__all__ = ["EngineState", "EngineStatistics"]
+
+EngineState: TypeAlias = Literal["running", "closing", "closed", "broken"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStatistics:
+    """Figures as of the last step. Counters are since the start; times are the clock's seconds."""
+
+    state: EngineState
+    scheduler: SchedulerStatistics
+    turns: int = 0
+    """Turns taken and not ended: waiting or running."""
+    steps: int = 0
+    step_seconds: float = 0.0
+    """All steps: run and commit."""
+    last_step_seconds: float = 0.0
+    last_step_tokens: int = 0
+    failed_steps: int = 0
+    """Steps that the backend raised in."""
+    callback_errors: int = 0
