@@ -38,6 +38,12 @@ def _failed(sample: Sample | None) -> bool:
     return sample is not None and sample.finish == "failed"
 
 
+def _repeated(plan: StepPlan, result: StepResult) -> int:
+    """How often a plan was run: a driver may stop short of what it was allowed."""
+    longest = max((len(sample.tokens) for sample in result.samples.values()), default=1)
+    return max(min(plan.repeat, longest), 1)
+
+
 class Scheduler:
     """See the module's first lines; the contract of each method is ``SchedulerProtocol``'s."""
 
@@ -160,7 +166,7 @@ class Scheduler:
             raise InternalError("A step was committed that is not the planned one.")
         started, self._in_flight = self._in_flight[1], None
         prefilled = sum(self._advance(piece, result, now) for piece in plan.slices)
-        self._book.counters.steps += plan.repeat
+        self._book.counters.steps += _repeated(plan, result)
         if self._observer is not None:
             self._observer.observe(prefilled, plan.tokens, now - started)
         return self.take_events()

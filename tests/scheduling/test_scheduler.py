@@ -176,6 +176,18 @@ class TestSteps:
         plan = bench.scheduler._in_flight[0]
         return plan, bench.backend.run(plan)
 
+    def test_a_repeated_step_may_be_stopped_short(self):
+        bench = Bench(reserve="output")
+        tokens = bench.submit("a/0", 4, 7)
+        bench.step()
+        plan = bench.scheduler.plan(0.0, horizon=50)
+        bench.scheduler.commit(plan, StepResult({"a/0": Sample([1, 2])}), 1.0)
+        bench.scheduler.check_integrity()
+        assert len(tokens) == 7
+        assert bench.scheduler.statistics().steps == 3
+        bench.drain()
+        assert len(tokens) == 11
+
     def test_repeats_only_within_pages_held_when_pages_come_as_needed(self):
         bench = Bench()
         bench.submit("a/0", 4, 7)
