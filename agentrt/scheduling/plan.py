@@ -90,10 +90,10 @@ class Sample:
     """What a step produced for one sampled slice.
 
     ``tokens`` has one entry a repetition that was run: all that the plan allows, fewer if the
-    driver stopped short of it (then alike for all slices) or ``finish`` is set. ``finish`` is set
-    by the backend when a stop token or stop string was met, or ``failed`` when the turn cannot go on
-    (then also for slices that were not to be sampled). ``tool`` names the tool that the output
-    calls, if the backend recognised one.
+    driver stopped short of it (then alike for all slices) or ``finish`` is set. ``finish`` is
+    set by the backend when a stop token or stop string was met, or ``failed`` when the turn
+    cannot go on (then also for slices that were not to be sampled). ``tool`` names the tool that
+    the output calls, if the backend recognised one.
     """
 
     tokens: Sequence[int]

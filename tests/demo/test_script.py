@@ -1,4 +1,4 @@
-"""``scripts/demo`` and ``setup``: what they say when something is missing, and install only once."""
+"""``scripts/demo`` and ``setup``: what they say when something is missing, installing once."""
 
 from __future__ import annotations
 
