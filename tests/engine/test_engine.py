@@ -20,7 +20,7 @@ from agentrt.errors import (
     ProgramTooLarge,
     QueueFull,
 )
-from agentrt.scheduling.plan import TurnAdmitted, TurnFinished
+from agentrt.scheduling.plan import SeqSlice, StepPlan, ToolEvent, TurnAdmitted, TurnFinished
 from agentrt.scheduling.registry import make_policy
 from agentrt.scheduling.scheduler import Scheduler, SchedulerConfig
 
@@ -512,6 +512,34 @@ class TestClosing:
         assert (figures.scheduler.turns_finished, figures.scheduler.output_tokens) == (3, 12)
         assert figures.steps == figures.scheduler.steps == 12
         assert figures.last_step_tokens == 1
+
+
+async def test_tool_events_reach_the_scheduler():
+    seen = []
+
+    class Listening(Scheduler):
+        def tool_event(self, event, now):
+            seen.append(event)
+
+    policy = make_policy("fcfs")
+    scheduler = Listening(PageCache(64, PAGE, policy.retention.score), policy)
+    async with make_engine(scheduler) as engine:
+        event = ToolEvent("p", "main", "started", "bash")
+        engine.tool_event(event)
+        await read(await engine.submit(ask([1])))
+    assert seen == [event]
+
+
+def test_the_fake_backend_finds_pages_that_hold_something_else():
+    backend = FakeTurnBackend(PAGE, VOCAB)
+    backend.open("a", [1, 2, 3], SamplingParams())
+    backend.open("b", [1, 9, 3], SamplingParams())
+    backend.run(StepPlan((SeqSlice("a", 0, 3, [0], True),)))
+    for wrong in (SeqSlice("b", 2, 1, [0], True), SeqSlice("a", 3, 1, [1], True)):
+        with pytest.raises(InternalError, match="does not hold its position"):
+            backend.run(StepPlan((wrong,)))
+    with pytest.raises(InternalError, match="samples before its newest token"):
+        backend.run(StepPlan((SeqSlice("b", 0, 2, [1], True),)))
 
 
 def test_a_reader_whose_loop_has_ended_does_not_stop_the_others():
