@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -182,7 +184,11 @@ def _finish(
     from agentrt.demo.view import closing_table
 
     record = demo.record(options.policy, session.pool_tokens)
-    record.settings = {"sandbox": session.sandbox, "model": options.model or "seeded default"}
+    record.settings = {
+        "sandbox": session.sandbox,
+        "model": options.model or "seeded default",
+        "command": shlex.join(["agentrt", *sys.argv[1:]]),
+    }
     report = directory / REPORT
     figures = summarise(demo, record, sandbox=session.sandbox, report=report)
     write_json(directory / RESULTS, figures, demo, record)
