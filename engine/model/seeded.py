@@ -79,7 +79,7 @@ def write_weights(
         save_file(made, str(directory / file), metadata={"format": "pt"})
     if len(shards) > 1:
         index = {
-            "metadata": {"total_size": sum(map(_shard_bytes, shards)) * _width(config)},
+            "metadata": {"total_size": sum(map(_elements, shards)) * _width(config)},
             "weight_map": {n: file for file, part in zip(names, shards, strict=True) for n in part},
         }
         text = json.dumps(index, indent=2, sort_keys=True) + "\n"
@@ -90,7 +90,7 @@ def _width(config: ModelConfig) -> int:
     return int(getattr(torch, config.dtype).itemsize)
 
 
-def _shard_bytes(part: Mapping[str, tuple[int, ...]]) -> int:
+def _elements(part: Mapping[str, tuple[int, ...]]) -> int:
     """Return how many elements a shard holds."""
     return sum(math.prod(shape) for shape in part.values())
 

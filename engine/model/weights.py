@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -242,9 +241,3 @@ class _Builder:
         self._targets[prefix + "q_norm.weight"] = whole[: config.num_heads]
         self._targets[prefix + "k_norm.weight"] = whole[config.num_heads :]
         return whole  # copy_ broadcasts the one row over the heads
-
-
-def weight_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
-    """Return the bytes that a loaded model's weights take."""
-    count = sum(math.prod(shape) for shape in tensor_shapes(config).values())
-    return count * dtype.itemsize
