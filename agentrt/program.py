@@ -249,7 +249,8 @@ class Program:
     def _recorded(self, text: str) -> list[int]:
         """Return the tokens of a recorded answer, ended as the model would end it."""
         tokenizer = self._parts.tokenizer
-        return [*tokenizer.encode(text), *sorted(tokenizer.eos_ids)[:1]]
+        end = tokenizer.end_of_turn
+        return tokenizer.encode(text) + ([end] if end is not None else [])
 
     async def _submit(
         self,

@@ -54,6 +54,7 @@ class _Submit:
     forced: Sequence[int] | None
     output: TurnOutput
     stream: TurnStream
+    at: float
 
 
 _Call: TypeAlias = Callable[[SchedulerProtocol, float], object]
@@ -106,7 +107,9 @@ class EngineLoop:
         with self._changed:
             if self._state != "running":
                 raise self._unavailable()
-            self._commands.append(_Submit(request, prompt, sampling, forced, output, stream))
+            # Waiting begins here, not when the step that is under way has ended.
+            at = self._clock()
+            self._commands.append(_Submit(request, prompt, sampling, forced, output, stream, at))
             self._changed.notify()
 
     def call(self, function: _Call) -> None:
@@ -218,7 +221,7 @@ class EngineLoop:
             _logger.exception("The backend could not open turn %s", turn_id)
             return InternalError(f"The backend could not open the turn: {error!r}.")
         try:
-            self._scheduler.submit(command.request, self._clock())
+            self._scheduler.submit(command.request, command.at)
         except InternalError:
             raise
         except AgentRTError as error:

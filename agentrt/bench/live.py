@@ -273,4 +273,4 @@ async def _drain(stream: ChatStream) -> TurnStats:
 
 def _end_token(tokenizer: Tokenizer) -> list[int]:
     """Return the token that closes an answer, if the tokenizer has one."""
-    return sorted(tokenizer.eos_ids)[:1]
+    return [] if tokenizer.end_of_turn is None else [tokenizer.end_of_turn]
