@@ -12,6 +12,7 @@ __all__ = [
     "Cancelled",
     "CapacityError",
     "ConfigError",
+    "GuideError",
     "InternalError",
     "InvalidRequest",
     "ModelError",
@@ -52,6 +53,10 @@ class ConfigError(AgentRTError, ValueError):
 
 class ModelError(ConfigError):
     """A model directory cannot be loaded: missing, malformed or unsupported."""
+
+
+class GuideError(ConfigError):
+    """A troubleshooting guide, its queries or its recordings are wrong; names file and line."""
 
 
 class WorkloadError(ConfigError):
