@@ -195,7 +195,7 @@ class HttpModel:
             return response.status_code, response.headers, bytes(data)
 
 
-class _Failed(Exception):  # noqa: N818 - a signal between two functions here, never seen outside
+class _Failed(Exception):
     def __init__(self, failure: ModelFailure, retry_after: float | None) -> None:
         super().__init__(failure)
         self.failure = failure
