@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from agentrt.engine.choices import ChoiceTrie
 from agentrt.engine.params import SamplingParams
 from agentrt.scheduling.plan import Sample, StepPlan, StepResult
 
@@ -41,19 +42,24 @@ class TurnBackend(Protocol):
         prompt: Sequence[int],
         sampling: SamplingParams,
         forced: Sequence[int] | None = None,
+        choices: ChoiceTrie | None = None,
     ) -> None:
         """Make a turn known. With ``forced``, every step is computed and these tokens come out.
 
+        ``choices`` are the tokens of ``sampling.choices``: one of these paths comes out.
+
         Raises:
             InvalidRequest: a token is not in the vocabulary, or a list is empty.
+            InternalError: the sampling has choices, but their tokens are missing.
         """
         ...
 
     def run(self, plan: StepPlan) -> StepResult:
         """Compute every slice of ``plan``; block until the samples are known.
 
-        ``finish`` is ``stop`` after the last forced token and ``failed`` where the model gave no
-        usable logits; other reasons to stop are not the backend's.
+        ``finish`` is ``stop`` after the last forced token and after the last one of a choice, and
+        ``failed`` where the model gave no usable logits; other reasons to stop are not the
+        backend's.
         """
         ...
 

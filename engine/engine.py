@@ -16,6 +16,7 @@ from types import TracebackType
 import anyio.to_thread
 
 from agentrt.engine.backend import TurnBackend
+from agentrt.engine.choices import ChoiceTrie, encode_choices
 from agentrt.engine.loop import EngineLoop
 from agentrt.engine.output import StreamTokenizer, TurnOutput
 from agentrt.engine.params import SamplingParams
@@ -53,9 +54,14 @@ class EngineRequest:
         """Check what can be checked without the model.
 
         Raises:
-            InvalidRequest: an empty prompt or forced output, or a sampling field out of its range.
+            InvalidRequest: an empty prompt or forced output, a sampling field out of its range, or
+                choices together with forced output.
         """
         self.sampling.validate()
+        if self.forced is not None and self.sampling.choices is not None:
+            raise InvalidRequest(
+                "choices are set together with forced output.", remedy="Leave out one of the two."
+            )
         for name, tokens in (("prompt", self.prompt), ("forced", self.forced)):
             if tokens is not None and len(tokens) == 0:
                 raise InvalidRequest(f"{name} is empty.", remedy=f"Give {name} at least one token.")
@@ -121,13 +127,14 @@ class Engine:
             eos_ids=self._eos_ids,
             forced=request.forced is not None,
         )
+        choices = await self._encode_choices(request.sampling)
         stream = TurnStream(request.turn_id, Bridge.here(), self.cancel)
         forced = request.forced
         turn = TurnRequest(
             turn_id=request.turn_id,
             program_id=request.program_id,
             tokens=TokenList(request.prompt),
-            max_output=request.sampling.max_tokens if forced is None else len(forced),
+            max_output=_max_output(request, choices),
             context=request.context,
             tenant=request.tenant,
             next_tool=request.next_tool,
@@ -137,9 +144,35 @@ class Engine:
             raise BackendUnavailable(
                 "The engine was not started.", remedy="Call start(), or use `async with engine`."
             )
-        self._loop.submit(turn, request.prompt, request.sampling, forced, output, stream)
+        self._loop.submit(turn, request.prompt, request.sampling, forced, choices, output, stream)
         await stream.accepted()
         return stream
+
+    async def _encode_choices(self, sampling: SamplingParams) -> ChoiceTrie | None:
+        """Return the token paths of the choices, if there are any.
+
+        Raises:
+            InvalidRequest: there is no tokenizer, it cannot spell a choice, or ``max_tokens`` has
+                no room for the longest.
+        """
+        if sampling.choices is None:
+            return None
+        if self._tokenizer is None:
+            raise InvalidRequest(
+                "choices hold texts, but the engine runs without a tokenizer.",
+                remedy="Leave choices out, or give the engine a tokenizer.",
+            )
+        # A thousand long texts take a while: other turns must not wait for them.
+        trie = await anyio.to_thread.run_sync(
+            encode_choices, sampling.choices, self._tokenizer, self._eos_ids
+        )
+        if trie.longest > sampling.max_tokens:
+            raise InvalidRequest(
+                f"max_tokens is {sampling.max_tokens}, but the longest of the choices takes "
+                f"{trie.longest} tokens.",
+                remedy=f"Set max_tokens to at least {trie.longest}, or shorten the choices.",
+            )
+        return trie
 
     def cancel(self, turn_id: str) -> None:
         """Have a turn end at the next commit; unknown ids are ignored. Any thread may call this."""
@@ -182,3 +215,10 @@ class Engine:
     def __repr__(self) -> str:
         figures = self.statistics()
         return f"<Engine [{figures.state}, {figures.turns} turns, {figures.steps} steps]>"
+
+
+def _max_output(request: EngineRequest, choices: ChoiceTrie | None) -> int:
+    """Return how many tokens the turn can have."""
+    if request.forced is not None:
+        return len(request.forced)
+    return request.sampling.max_tokens if choices is None else choices.longest

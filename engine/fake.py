@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from agentrt.engine.backend import EngineSample, TurnBackend
+from agentrt.engine.choices import ChoiceCursor, ChoiceTrie, check_encoded
 from agentrt.engine.params import SamplingParams
 from agentrt.errors import InternalError, InvalidRequest
 from agentrt.scheduling.plan import Sample, SeqSlice, StepPlan, StepResult
@@ -43,12 +44,35 @@ def fake_output(prompt: Sequence[int], count: int, vocab_size: int) -> list[int]
 class _FakeTurn:
     tokens: list[int]
     forced: Sequence[int] | None
+    choices: ChoiceCursor | None
     emitted: int = 0
+
+    def next(self, free: int, vocab_size: int) -> int:
+        """Return the token that comes out where ``free`` is a number to choose by."""
+        if self.forced is not None:
+            return self.forced[self.emitted]
+        if self.choices is not None:
+            return self.choices.allowed[free % len(self.choices.allowed)]
+        return free % vocab_size
+
+    def take(self, token: int) -> bool:
+        """Append an output token; say whether the turn ends with it."""
+        self.emitted += 1
+        self.tokens.append(token)
+        if self.forced is not None:
+            return self.emitted == len(self.forced)
+        if self.choices is None:
+            return False
+        self.choices.push(token)
+        return self.choices.done
 
 
 @dataclass(slots=True)
 class FakeTurnBackend(TurnBackend):
-    """Deterministic tokens below ``vocab_size``. ``before`` sees each plan first and may raise."""
+    """Deterministic tokens below ``vocab_size``. ``before`` sees each plan first and may raise.
+
+    Of the sampling nothing counts but the choices.
+    """
 
     page_size: int
     vocab_size: int = 50
@@ -63,19 +87,24 @@ class FakeTurnBackend(TurnBackend):
         prompt: Sequence[int],
         sampling: SamplingParams,
         forced: Sequence[int] | None = None,
+        choices: ChoiceTrie | None = None,
     ) -> None:
         """Make a turn known.
 
         Raises:
             InvalidRequest: a token is not below ``vocab_size``.
+            InternalError: the sampling has choices, but their tokens are missing.
         """
-        for token in (*prompt, *(forced or ())):
+        check_encoded(sampling.choices, choices)
+        closed = () if choices is None else choices.tokens()
+        for token in (*prompt, *(forced or ()), *closed):
             if not 0 <= token < self.vocab_size:
                 raise InvalidRequest(
                     f"Token {token} is not in the vocabulary.",
                     remedy=f"Use tokens from 0 to {self.vocab_size - 1}.",
                 )
-        self._turns[turn_id] = _FakeTurn(list(prompt), forced)
+        cursor = None if choices is None else ChoiceCursor(choices)
+        self._turns[turn_id] = _FakeTurn(list(prompt), forced, cursor)
 
     def run(self, plan: StepPlan) -> StepResult:
         """Advance every slice's prefix, sample where asked.
@@ -117,12 +146,8 @@ class FakeTurnBackend(TurnBackend):
         turn = self._turns[piece.turn_id]
         if piece.start + piece.count != len(turn.tokens):
             raise InternalError(f"Turn {piece.turn_id} samples before its newest token.")
-        free = (state >> 7) % self.vocab_size
-        token = free if turn.forced is None else turn.forced[turn.emitted]
-        turn.emitted += 1
-        turn.tokens.append(token)
-        done = turn.forced is not None and turn.emitted == len(turn.forced)
-        return EngineSample((token,), "stop" if done else None)
+        token = turn.next(state >> 7, self.vocab_size)
+        return EngineSample((token,), "stop" if turn.take(token) else None)
 
     @property
     def open_turns(self) -> int:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from agentrt.engine.backend import EngineSample, TurnBackend
+from agentrt.engine.choices import ChoiceTrie
 from agentrt.engine.outbox import Outbox
 from agentrt.engine.output import OutputPiece, TurnOutput
 from agentrt.engine.params import SamplingParams
@@ -52,9 +53,14 @@ class _Submit:
     prompt: Sequence[int]
     sampling: SamplingParams
     forced: Sequence[int] | None
+    choices: ChoiceTrie | None
     output: TurnOutput
     stream: TurnStream
     at: float
+
+    def open(self, backend: TurnBackend) -> None:
+        """Make the turn known to the backend."""
+        backend.open(self.request.turn_id, self.prompt, self.sampling, self.forced, self.choices)
 
 
 _Call: TypeAlias = Callable[[SchedulerProtocol, float], object]
@@ -96,6 +102,7 @@ class EngineLoop:
         prompt: Sequence[int],
         sampling: SamplingParams,
         forced: Sequence[int] | None,
+        choices: ChoiceTrie | None,
         output: TurnOutput,
         stream: TurnStream,
     ) -> None:
@@ -109,7 +116,9 @@ class EngineLoop:
                 raise self._unavailable()
             # Waiting begins here, not when the step that is under way has ended.
             at = self._clock()
-            self._commands.append(_Submit(request, prompt, sampling, forced, output, stream, at))
+            self._commands.append(
+                _Submit(request, prompt, sampling, forced, choices, output, stream, at)
+            )
             self._changed.notify()
 
     def call(self, function: _Call) -> None:
@@ -214,7 +223,7 @@ class EngineLoop:
                 f"The turn id {turn_id!r} is in use.", remedy="Give every turn an id of its own."
             )
         try:
-            self._backend.open(turn_id, command.prompt, command.sampling, command.forced)
+            command.open(self._backend)
         except AgentRTError as error:
             return error
         except Exception as error:

@@ -40,6 +40,14 @@ class StreamTokenizer(Protocol):
         """Return the tokens that end a turn."""
         ...
 
+    def encode(self, text: str) -> list[int]:
+        """Return the tokens of ``text``."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of tokens."""
+        ...
+
     def stream(self) -> TextStream:
         """Return a fresh detokeniser."""
         ...
@@ -101,7 +109,8 @@ class TurnOutput:
     """One turn's output as it grows.
 
     ``eos_ids`` end the turn unless ``sampling.ignore_eos``; ``sampling.stop_token_ids`` and
-    ``sampling.stop`` always do. Forced output is ended by nothing but its own end.
+    ``sampling.stop`` always do. Forced output is ended by nothing but its own end. Of choices, the
+    one that came out is the text; ``eos_ids`` are how it ends where another begins with it.
 
     Raises:
         InvalidRequest: stop texts without a tokenizer to make text with.
@@ -123,7 +132,7 @@ class TurnOutput:
         self._text = tokenizer.stream() if tokenizer is not None else None
         self._eos_ids = eos_ids
         self._ends = frozenset(sampling.stop_token_ids) | (
-            frozenset() if sampling.ignore_eos else eos_ids
+            frozenset() if sampling.ignore_eos and sampling.choices is None else eos_ids
         )
         self._stops = StopMatcher(sampling.stop)
         self._forced = forced

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 
 from agentrt.errors import InvalidRequest
 
-__all__ = ["MAX_LOGPROBS", "SamplingParams"]
+__all__ = ["MAX_CHOICES", "MAX_CHOICE_LENGTH", "MAX_LOGPROBS", "SamplingParams"]
 
 MAX_LOGPROBS = 20
+MAX_CHOICES = 1000
+MAX_CHOICE_LENGTH = 1000
+"""Characters."""
 _SEEDS = range(-(2**63), 2**64)
 
 
@@ -48,6 +51,10 @@ class SamplingParams:
     """The model's own end tokens do not end the turn."""
     logprobs: int | None = None
     """None: none. n: the chosen token's log probability and those of the n most likely tokens."""
+    choices: tuple[str, ...] | None = None
+    """The output is exactly one of these texts, then the turn ends with reason ``stop``, whatever
+    ``ignore_eos`` says. The steps above apply to the tokens that lead to one of them; the model's
+    end token decides where one begins with another. ``max_tokens`` must have room for each."""
 
     def validate(self) -> None:
         """Check every field.
@@ -62,6 +69,22 @@ class SamplingParams:
                     f"{name} is {value!r}, but must be {allowed}.",
                     remedy=f"Set {name} to {allowed}, or leave it out.",
                 )
+        if self.choices is not None:
+            self._check_choices(self.choices)
+
+    def _check_choices(self, choices: object) -> None:
+        problem = _choices_problem(choices)
+        if problem is not None:
+            raise InvalidRequest(
+                f"choices {problem}.",
+                remedy=f"Set choices to a tuple of 1 to {MAX_CHOICES} texts, each different, of 1 "
+                f"to {MAX_CHOICE_LENGTH} characters, or leave it out.",
+            )
+        if self.stop or self.stop_token_ids:
+            raise InvalidRequest(
+                "choices end the turn by themselves, but stop or stop_token_ids is set, too.",
+                remedy="Leave out either choices, or stop and stop_token_ids.",
+            )
 
     @property
     def greedy(self) -> bool:
@@ -100,6 +123,25 @@ def _number(low: float, high: float, *, above: bool = False) -> Callable[[object
 
 def _texts(value: object) -> bool:
     return isinstance(value, tuple) and all(isinstance(text, str) and text for text in value)
+
+
+def _choices_problem(value: object) -> str | None:
+    """Return what is wrong with choices, None if nothing is."""
+    if not isinstance(value, tuple) or not all(isinstance(text, str) for text in value):
+        return "is no tuple of texts"
+    if not 1 <= len(value) <= MAX_CHOICES:
+        return f"has {len(value)} texts"
+    if not all(1 <= len(text) <= MAX_CHOICE_LENGTH for text in value):
+        return "has a text that is empty or too long"
+    if len(set(value)) < len(value):
+        return "has a text twice"
+    if not all(map(_is_unicode, value)):
+        return "has a text with half a surrogate pair"
+    return None
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _tokens(value: object) -> bool:

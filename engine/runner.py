@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from agentrt.engine.attention.base import Attention, BatchLayout, SliceLayout
 from agentrt.engine.backend import EngineSample, TurnBackend
+from agentrt.engine.choices import ChoiceTrie, check_encoded
 from agentrt.engine.model.decoder import Decoder
 from agentrt.engine.params import SamplingParams
 from agentrt.engine.sampling import Draw, TurnSampling, draw_tokens
@@ -53,12 +54,16 @@ class _Turn:
     @property
     def must(self) -> int | None:
         """The token that comes next whatever the logits say."""
-        return None if self.forced is None else int(self.forced[self.length - self.prompt])
+        if self.forced is not None:
+            return int(self.forced[self.length - self.prompt])
+        return None if self.sampling.choices is None else self.sampling.choices.only
 
     @property
     def exhausted(self) -> bool:
-        """Whether every forced token has come out."""
-        return self.forced is not None and self.length - self.prompt >= len(self.forced)
+        """Whether every forced token, or one of the choices, has come out."""
+        if self.forced is not None:
+            return self.length - self.prompt >= len(self.forced)
+        return self.sampling.choices is not None and self.sampling.choices.done
 
 
 class TorchBackend(TurnBackend):
@@ -92,18 +97,22 @@ class TorchBackend(TurnBackend):
         prompt: Sequence[int],
         sampling: SamplingParams,
         forced: Sequence[int] | None = None,
+        choices: ChoiceTrie | None = None,
     ) -> None:
         """Make a turn known; see :class:`~agentrt.engine.backend.TurnBackend`.
 
         Raises:
             InvalidRequest: a token is not in the vocabulary, or a list is empty.
+            InternalError: the sampling has choices, but their tokens are missing.
         """
+        check_encoded(sampling.choices, choices)
         ids = self._checked("prompt", prompt)
         recorded = None if forced is None else self._checked("forced", forced)
         self._checked("stop_token_ids", sampling.stop_token_ids, empty=True)
+        self._checked("choices", () if choices is None else choices.tokens(), empty=True)
         seed = sampling.seed if sampling.seed is not None else self._draw_seed()
         state = TurnSampling.start(
-            sampling, seed, torch.from_numpy(ids), self._vocab_size, self._model.device
+            sampling, seed, torch.from_numpy(ids), self._vocab_size, self._model.device, choices
         )
         self._turns[turn_id] = _Turn(ids, len(ids), len(ids), state, recorded)
 

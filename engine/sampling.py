@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from agentrt.engine.backend import TokenLogprob
+from agentrt.engine.choices import ChoiceCursor, ChoiceTrie
 from agentrt.engine.params import MAX_LOGPROBS, SamplingParams
 
 __all__ = [
@@ -55,6 +56,8 @@ class TurnSampling:
     """bool [vocab]: in prompt or output; only kept for penalised turns."""
     counts: Tensor | None = None
     """float32 [vocab]: times in the output; only kept for penalised turns."""
+    choices: ChoiceCursor | None = None
+    """Which tokens may come next; None if any may."""
 
     @classmethod
     def start(
@@ -64,21 +67,25 @@ class TurnSampling:
         prompt: Tensor,
         vocab_size: int,
         device: torch.device | str = "cpu",
+        choices: ChoiceTrie | None = None,
     ) -> TurnSampling:
         """Return the state of a turn with ``prompt`` (int64) and no output yet."""
+        cursor = None if choices is None else ChoiceCursor(choices)
         if not params.penalised:
-            return cls(params, seed)
+            return cls(params, seed, choices=cursor)
         seen = torch.zeros(vocab_size, dtype=torch.bool, device=device)
         seen[prompt.to(device)] = True
-        return cls(params, seed, seen, torch.zeros(vocab_size, device=device))
+        return cls(params, seed, seen, torch.zeros(vocab_size, device=device), cursor)
 
     @property
     def takes_best(self) -> bool:
         """Whether the token is always the one with the highest logit."""
-        return self.params.greedy and self.seen is None
+        return self.params.greedy and self.seen is None and self.choices is None
 
     def note(self, token: int) -> None:
         """Take note of an output token."""
+        if self.choices is not None:
+            self.choices.push(token)
         if self.seen is not None and self.counts is not None:
             self.seen[token] = True
             self.counts[token] += 1
@@ -99,6 +106,16 @@ class TurnSampling:
             logits.sub_((self.counts > 0).to(logits.dtype), alpha=params.presence_penalty)
         # A huge logit divided by a small penalty must not become inf, or its row NaN.
         logits.clamp_(max=torch.finfo(logits.dtype).max)
+
+    def mask(self, logits: Tensor) -> None:
+        """Leave only the allowed tokens in one row of logits [vocab], in place."""
+        if self.choices is None:
+            return
+        allowed = torch.tensor(self.choices.allowed, dtype=torch.int64, device=logits.device)
+        # Even a token that the model rules out stays better than one that leads nowhere.
+        kept = logits[allowed].clamp_(min=torch.finfo(logits.dtype).min)
+        logits.fill_(-torch.inf)
+        logits[allowed] = kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,13 +165,14 @@ def _redraw(
     tokens: list[int],
     usable: Sequence[bool],
 ) -> None:
-    """Replace the greedy token of every row in ``free`` that is penalised or drawn at random."""
+    """Replace the greedy token of every row in ``free`` that is penalised, masked or drawn."""
     rows = [r for r in free if usable[r] and not turns[r].takes_best]
     if not rows:
         return
     work = logits[rows] if len(rows) < len(tokens) else logits.clone()
     for index, row in enumerate(rows):
         turns[row].penalise(work[index])
+        turns[row].mask(work[index])
     drawn = [i for i, row in enumerate(rows) if not turns[row].params.greedy]
     if len(drawn) < len(rows):
         for row, token in zip(rows, work.argmax(dim=1).tolist(), strict=True):

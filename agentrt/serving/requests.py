@@ -128,6 +128,7 @@ def _sampling(body: Body, logprobs: Any) -> SamplingParams:
         stop=_stop(body.get("stop")),
         stop_token_ids=tuple(_list(body, "stop_token_ids")),
         logprobs=logprobs,
+        choices=_choices(body),
     )
     try:
         sampling.validate()
@@ -142,8 +143,9 @@ def _limit(body: Body) -> Any:
 
 def _with_param(error: InvalidRequest) -> FieldError:
     """Return the sampler's complaint, which begins with a field's name, with that name apart."""
-    param, _, problem = error.message.rstrip(".").partition(" ")
-    return FieldError(param, problem, remedy=error.remedy)
+    name, _, problem = error.message.rstrip(".").partition(" ")
+    param = _PARAMS.get(name, name)
+    return FieldError(param, problem, remedy=error.remedy.replace(name, param))
 
 
 def _stop(stop: Any) -> tuple[str, ...]:
@@ -154,6 +156,11 @@ def _stop(stop: Any) -> tuple[str, ...]:
     if isinstance(stop, list) and all(isinstance(text, str) for text in stop):
         return tuple(stop)
     raise FieldError("stop", "is no text", remedy="Send a string or a list of strings.")
+
+
+def _choices(body: Body) -> tuple[str, ...] | None:
+    choices = _list(body, "guided_choice")
+    return tuple(choices) if body.get("guided_choice") is not None else None
 
 
 def _chat_logprobs(body: Body) -> int | None:
@@ -257,7 +264,6 @@ _UNSUPPORTED: tuple[_Unsupported, ...] = (
     _Unsupported("structured_outputs", lambda value: not value, _NO_GRAMMAR),
     _Unsupported("guided_json", lambda value: not value, _NO_GRAMMAR),
     _Unsupported("guided_regex", lambda value: not value, _NO_GRAMMAR),
-    _Unsupported("guided_choice", lambda value: not value, _NO_GRAMMAR),
     _Unsupported("guided_grammar", lambda value: not value, _NO_GRAMMAR),
     _Unsupported("logit_bias", lambda value: not value, "Leave it out."),
     _Unsupported("modalities", lambda value: value == ["text"], "Ask for text only."),
@@ -279,6 +285,7 @@ def _asked(body: Body, rows: tuple[_Unsupported, ...]) -> Iterator[_Unsupported]
     )
 
 
+_PARAMS = {"choices": "guided_choice"}
 _LIMITS = ("max_completion_tokens", "max_tokens")
 # fmt: off
 _PLAIN = frozenset({
@@ -292,7 +299,8 @@ _IGNORED = frozenset({
     "vllm_xargs", "extra_args", "kv_hints", "program_id", "job_id", "session_id", "agent_hint",
     "agent_hints", "cache_control", "service_tier",
 })
-_OWN = frozenset({"model", "stream", "stream_options", "stop", "stop_token_ids", "logprobs"})
+_OWN = frozenset({"model", "stream", "stream_options", "stop", "stop_token_ids", "logprobs",
+                  "guided_choice"})
 _KNOWN = _OWN.union(_LIMITS, _PLAIN, _IGNORED, (row.name for row in _UNSUPPORTED))
 _CHAT = frozenset({"messages", "tools", "tool_choice", "top_logprobs"})
 _COMPLETION = frozenset({"prompt"}.union(row.name for row in _UNSUPPORTED_COMPLETION))
