@@ -79,6 +79,22 @@ class TestTurns:
         known = first.stats.prompt_tokens + first.stats.output_tokens - 1
         assert second.stats.cached_tokens == known // 4 * 4
 
+    async def test_a_closed_set_of_answers_is_kept_to_and_can_be_built_upon(self, config):
+        closed = SamplingParams(choices=("yes", "yes, but later", "no"), seed=1)
+        messages = [{"role": "user", "content": "deploy?"}]
+        async with Runtime.open(config) as runtime, runtime.program() as program:
+            first = await program.chat(messages, sampling=closed)
+            messages += [
+                {"role": "assistant", "content": first.text},
+                {"role": "user", "content": "sure?"},
+            ]
+            second = await program.chat(messages, sampling=closed)
+        for answer in (first, second):
+            assert answer.text in ("yes", "yes, but later", "no")
+            assert answer.finish_reason == "stop"
+        known = first.stats.prompt_tokens + first.stats.output_tokens - 1
+        assert second.stats.cached_tokens == known // 4 * 4
+
     async def test_pins_of_an_ended_program_are_released(self, config):
         events = []
         async with Runtime.open(config, on_event=events.append) as runtime:

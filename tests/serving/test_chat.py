@@ -228,6 +228,13 @@ class TestFields:
             ("ignore_eos", 1),
             ("n", 2),
             ("response_format", {"type": "json_object"}),
+            ("guided_choice", []),
+            ("guided_choice", "yes"),
+            ("guided_choice", ["yes", 1]),
+            ("guided_choice", ["yes", ""]),
+            ("guided_choice", ["yes", "yes"]),
+            ("guided_choice", [str(number) for number in range(1001)]),
+            ("guided_regex", "yes|no"),
             ("logit_bias", {"5": 1}),
             ("tool_choice", "required"),
             ("tool_choice", {"type": "function", "function": {"name": "f"}}),
@@ -250,6 +257,7 @@ class TestFields:
             n=1,
             response_format={"type": "text"},
             logit_bias={},
+            guided_choice=None,
             tool_choice="none",
             top_k=-1,
             temperature=0,
@@ -265,6 +273,53 @@ class TestFields:
             stream_options=None,
         )
         assert post(shared, body).status_code == 200
+
+
+class TestChoices:
+    """``guided_choice``: the answer is exactly one of these texts."""
+
+    def test_the_answer_is_one_of_them(self, shared: LiveServer) -> None:
+        choices = ["restart", "restart twice", "roll back", "wait"]
+        seen = set()
+        for number in range(30):
+            body = chat_body(f"What now? ({number})", guided_choice=choices)
+            answer = post(shared, body | {"max_tokens": 13}).json()
+            assert answer["choices"][0]["finish_reason"] == "stop"
+            text = answer["choices"][0]["message"]["content"]
+            # One token a letter, and the end token where another choice goes on.
+            assert answer["usage"]["completion_tokens"] == len(text) + (text == "restart")
+            seen.add(text)
+        assert seen == set(choices)
+
+    def test_streamed_without_a_limit(self, shared: LiveServer) -> None:
+        body = chat_body("streamed", guided_choice=["yes", "no"])
+        del body["max_tokens"]
+        chunks = streamed(shared, body)
+        deltas = [chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks]
+        assert "".join(deltas) in ("yes", "no")
+        assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
+
+    def test_for_completions(self, shared: LiveServer) -> None:
+        body = {"prompt": "Say it:", "guided_choice": ["this", "that"]}
+        answer = shared.http.post(f"{shared.url}/completions", json=body).json()
+        assert answer["choices"][0]["text"] in ("this", "that")
+
+    @pytest.mark.parametrize(
+        ("fields", "word"),
+        [
+            ({"stop": "\n"}, "guided_choice"),
+            ({"stop_token_ids": [3]}, "guided_choice"),
+            ({"guided_choice": ["yes", "much too long"]}, "at least 13"),
+            ({"guided_choice": ["ja", "wörtlich"]}, "'wörtlich'"),
+            ({"guided_choice": []}, "Set guided_choice to"),
+        ],
+    )
+    def test_what_cannot_be_is_refused_with_a_remedy(
+        self, shared: LiveServer, fields: dict[str, Any], word: str
+    ) -> None:
+        response = post(shared, chat_body(**({"guided_choice": ["yes", "no"]} | fields)))
+        assert response.status_code == 400
+        assert word in response.json()["error"]["message"]
 
 
 class TestErrors:
