@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import tomllib
 from contextlib import closing
 from pathlib import Path
 
@@ -81,15 +82,35 @@ def test_a_recording_is_not_written_over(tmp_path):
         write_telemetry(tmp_path, "disk_full")
 
 
-def test_metrics_have_the_form_of_a_range_query(tmp_path):
+def test_a_recording_says_where_its_sources_are(tmp_path):
     world = World("x")
     world.metric("m", {"a": "b"}, [("2026-01-01T00:00:00Z", 1.5)])
+    world.log("worker", "2026-01-01T00:00:00Z", event="x")
     world.write(tmp_path)
-    data = json.loads((tmp_path / "metrics.json").read_text())
-    assert data["data"]["resultType"] == "matrix"
-    assert data["data"]["result"] == [
-        {"metric": {"__name__": "m", "a": "b"}, "values": [[1767225600.0, "1.5"]]}
-    ]
+    assert json.loads((tmp_path / "metrics.json").read_text()) == {
+        "m": [
+            {
+                "arguments": {"a": "b"},
+                "columns": ["ts", "value"],
+                "rows": [["2026-01-01T00:00:00Z", 1.5]],
+            }
+        ]
+    }
+    sources = tomllib.loads((tmp_path / "sources.toml").read_text())["source"]
+    assert {name: source["type"] for name, source in sources.items()} == {
+        "telemetry": "sqlite",
+        "worker": "log",
+        "metrics": "recorded",
+    }
+    assert all((tmp_path / source["path"]).is_file() for source in sources.values())
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_every_source_of_a_guide_is_recorded(guide, tmp_path):
+    write_telemetry(tmp_path, guide)
+    queries = tomllib.loads((shipped_guides()[guide].parent / "queries.toml").read_text())
+    recorded = tomllib.loads((tmp_path / "sources.toml").read_text())
+    assert set(recorded["source"]) == set(queries["source"])
 
 
 def test_stamp_moves_a_moment():

@@ -1,8 +1,9 @@
 """Recorded telemetry for the shipped guides, made from a seed: nothing binary is kept in the tree.
 
-``write_telemetry(directory, guide)`` writes ``telemetry.db`` (SQLite), ``logs/*.log`` and
-``metrics.json``. The same guide and seed give the same rows and the same bytes of text. Every
-incident of a guide has its own stretch of time, so one recording serves all of them.
+``write_telemetry(directory, guide)`` writes ``telemetry.db`` (SQLite), ``logs/*.log``,
+``metrics.json``, and ``sources.toml``, which says which source of the guide's queries is recorded
+where. The same guide and seed give the same rows and the same bytes of text. Every incident of a
+guide has its own stretch of time, so one recording serves all of them.
 """
 
 from __future__ import annotations

@@ -58,13 +58,14 @@ def record_latency(world: World) -> None:
 
 def record_spike(world: World, spike: Spike) -> None:
     """Add one incident; the tables are declared already."""
-    labels = {"service": spike.service, "region": spike.region}
+    asked = {"service": spike.service, "region": spike.region}
+    asked |= {"start_time": spike.start, "end_time": stamp(spike.start, LENGTH)}
     samples = []
     for minute, moment in minutes(spike.start, LENGTH):
         bad = minute >= ONSET
         samples.append((moment, world.near(spike.peak if bad else 180.0)))
         _record_minute(world, spike, moment, bad)
-    world.metric("request_p95_milliseconds", labels, samples)
+    world.metric("latency", asked, samples)
     if spike.deploy:
         moment = stamp(spike.start, ONSET - 3)
         world.row("deploys", moment, spike.service, spike.region, "v218", spike.deploy)

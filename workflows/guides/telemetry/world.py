@@ -1,4 +1,4 @@
-"""A small made world: tables, log lines and metric series, drawn from one seeded source."""
+"""A small made world: tables, log lines and metrics, drawn from one seeded source of chance."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ Cell: TypeAlias = str | int | float
 
 DATABASE = "telemetry.db"
 METRICS = "metrics.json"
+SOURCES = "sources.toml"
 LOGS = "logs"
 
 
@@ -42,7 +43,7 @@ class World:
         self._columns: dict[str, tuple[str, ...]] = {}
         self._rows: dict[str, list[Sequence[Cell]]] = {}
         self._logs: dict[str, list[str]] = {}
-        self._series: list[dict[str, object]] = []
+        self._answers: dict[str, list[dict[str, object]]] = {}
 
     def table(self, name: str, columns: str) -> None:
         """Declare a table; ``columns`` is its SQL column list, such as ``ts text, depth int``."""
@@ -59,14 +60,12 @@ class World:
         self._logs.setdefault(name, []).append(f"{moment} {rest}")
 
     def metric(
-        self, name: str, labels: Mapping[str, str], samples: Iterable[tuple[str, float]]
+        self, query: str, arguments: Mapping[str, str], samples: Iterable[tuple[str, float]]
     ) -> None:
-        """Add a series in the form of a Prometheus matrix: pairs of Unix time and text."""
-        values = [
-            [datetime.fromisoformat(moment.replace("Z", "+00:00")).timestamp(), f"{value:g}"]
-            for moment, value in samples
-        ]
-        self._series.append({"metric": {"__name__": name, **labels}, "values": values})
+        """Add what a metrics query answers, given these arguments: pairs of moment and value."""
+        rows = [[moment, value] for moment, value in samples]
+        entry = {"arguments": dict(arguments), "columns": ["ts", "value"], "rows": rows}
+        self._answers.setdefault(query, []).append(entry)
 
     def near(self, value: float, spread: float = 0.05) -> float:
         """Return ``value`` give or take a share of it, to three places."""
@@ -88,9 +87,18 @@ class World:
         for name, lines in self._logs.items():
             text = "\n".join(sorted(lines)) + "\n"
             (directory / LOGS / f"{name}.log").write_text(text, encoding="utf-8")
-        result = {"resultType": "matrix", "result": self._series}
-        document = json.dumps({"status": "success", "data": result}, indent=1, sort_keys=True)
-        (directory / METRICS).write_text(document + "\n", encoding="utf-8")
+        if self._answers:
+            document = json.dumps(self._answers, indent=1, sort_keys=True)
+            (directory / METRICS).write_text(document + "\n", encoding="utf-8")
+        (directory / SOURCES).write_text(self._sources(), encoding="utf-8")
+
+    def _sources(self) -> str:
+        """Return where each source of the guide's queries is recorded, as TOML."""
+        found = [("telemetry", "sqlite", DATABASE)]
+        found += [(name, "log", f"{LOGS}/{name}.log") for name in sorted(self._logs)]
+        found += [("metrics", "recorded", METRICS)] if self._answers else []
+        tables = [f'[source.{n}]\ntype = "{kind}"\npath = "{path}"\n' for n, kind, path in found]
+        return "\n".join(tables)
 
     def _write_tables(self, database: Path) -> None:
         with closing(sqlite3.connect(database)) as connection, connection:
