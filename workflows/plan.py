@@ -6,13 +6,13 @@ depends on it; ``order`` is topological, ties in the guide's order. Both are det
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from agentrt.errors import GuideError
 from agentrt.workflows.guide import END, START, Edge, Guide, Step, StepPolicy
 from agentrt.workflows.plan_fingerprint import fingerprint
+from agentrt.workflows.plan_graph import edges_of, steps_by_id, topological, wrong
 from agentrt.workflows.plan_width import largest_antichain
 
 __all__ = ["Estimate", "Plan", "PlanNode", "estimate", "make_plan"]
@@ -99,14 +99,15 @@ class Plan:
 
         Conditions are not looked at, so branches that exclude each other count as parallel.
         """
-        index = {node: i for i, node in enumerate(self.steps)}
-        after = [0] * len(index)
-        for other, at in index.items():
-            before = self._before[other]
-            for step in index:
-                if before >> self.nodes[step].index & 1:
-                    after[index[step]] |= 1 << at
-        return largest_antichain(after)
+        steps = frozenset(self.steps)
+        inner = ((1 << len(self.nodes)) - 1) ^ (1 << self.nodes[START].index)
+        inner ^= 1 << self.nodes[END].index
+        after = dict.fromkeys(self.nodes, 0)
+        for node in reversed(self.order):
+            for edge in self.nodes[node].outgoing:
+                after[node] |= after[edge.target] | (1 << self.nodes[edge.target].index & inner)
+        # The two ends are nobody's successor here, and are covered by chains of their own.
+        return largest_antichain([after[node] if node in steps else 0 for node in self.nodes]) - 2
 
     def critical_path(self, times: Mapping[str, float]) -> tuple[tuple[str, ...], float]:
         """Return the longest way by the steps' times in seconds, and its sum.
@@ -160,15 +161,15 @@ def make_plan(guide: Guide) -> Plan:
         GuideError: ids or edge names repeat, an edge leads nowhere, the connections form a cycle,
             a step reads one that does not come before it, or a file is missing.
     """
-    steps = _steps_by_id(guide)
-    edges = _edges(guide, steps)
+    steps = steps_by_id(guide)
+    edges = edges_of(guide, steps)
     incoming: dict[str, list[Edge]] = {node: [] for node in steps}
     outgoing: dict[str, list[Edge]] = {node: [] for node in steps}
     for edge in edges:
         outgoing[edge.source].append(edge)
         incoming[edge.target].append(edge)
     index = {node: at for at, node in enumerate(steps)}
-    order = _topological(guide, index, incoming, outgoing)
+    order = topological(guide, index, incoming, outgoing)
     levels: dict[str, int] = {}
     before: dict[str, int] = {}
     for node in order:
@@ -194,97 +195,11 @@ def make_plan(guide: Guide) -> Plan:
     return plan
 
 
-def _steps_by_id(guide: Guide) -> dict[str, Step | None]:
-    found: dict[str, Step | None] = {START: None}
-    last: Step | None = None
-    for step in guide.steps:
-        if found.get(step.id) is not None or (step.id == END and last is not None):
-            raise _wrong(guide, step.line, f"{step.id} is there twice.", "Number each step once.")
-        if step.id == END:
-            last = step
-        else:
-            found[step.id] = step
-    if len(found) < 2:
-        raise _wrong(guide, 1, "The guide has no steps.", "Add a section `## Step 1 - Title`.")
-    return found | {END: last}
-
-
-def _edges(guide: Guide, steps: Mapping[str, Step | None]) -> list[Edge]:
-    begin, first = steps[START], guide.steps[0]
-    found = [Edge(f"edge_{START}_{first.id}", START, first.id, line=first.line)]
-    if begin is not None:
-        found = list(begin.edges)
-    for step in guide.steps:
-        found += step.edges if step.id != START else ()
-    names: set[str] = set()
-    for edge in found:
-        if edge.name in names:
-            raise _wrong(guide, edge.line, f"Edge {edge.name} is there twice.", "Rename one.")
-        names.add(edge.name)
-        for node in (edge.source, edge.target):
-            if node not in steps:
-                raise _wrong(
-                    guide,
-                    edge.line,
-                    f"{edge.name} names {node}, which is not in the guide.",
-                    "Connect existing steps, or end.",
-                )
-        if edge.target == START or edge.source == END:
-            raise _wrong(
-                guide, edge.line, f"{edge.name} leads into start or out of end.", "Remove it."
-            )
-    return found
-
-
-def _wrong(guide: Guide, line: int, message: str, remedy: str) -> GuideError:
-    return GuideError(f"{guide.path or guide.name}:{line}: {message}", remedy=remedy)
-
-
-def _topological(
-    guide: Guide,
-    index: Mapping[str, int],
-    incoming: Mapping[str, Sequence[Edge]],
-    outgoing: Mapping[str, Sequence[Edge]],
-) -> tuple[str, ...]:
-    names = list(index)
-    missing = [len(incoming[node]) for node in names]
-    ready = [at for at, count in enumerate(missing) if not count]
-    order: list[str] = []
-    while ready:
-        node = names[heapq.heappop(ready)]
-        order.append(node)
-        for edge in outgoing[node]:
-            target = index[edge.target]
-            missing[target] -= 1
-            if not missing[target]:
-                heapq.heappush(ready, target)
-    if len(order) < len(names):
-        raise _cycle(guide, set(names) - set(order), incoming)
-    return tuple(order)
-
-
-def _cycle(guide: Guide, left: set[str], incoming: Mapping[str, Sequence[Edge]]) -> GuideError:
-    """Each node left over has a predecessor that is left over: going back must come round."""
-    trail: list[str] = [min(left)]
-    while True:
-        edge = next(edge for edge in incoming[trail[-1]] if edge.source in left)
-        if edge.source in trail:
-            loop = [*trail[trail.index(edge.source) :], edge.source]
-            shown = " -> ".join(reversed(loop))
-            return _wrong(
-                guide,
-                edge.line,
-                f"The connections form a cycle: {shown}.",
-                "A guide runs forward only; use the policy `for each` to repeat over entities.",
-            )
-        trail.append(edge.source)
-
-
 def _check_reads(plan: Plan) -> None:
     for node in plan.nodes.values():
         for other in node.step.reads if node.step else ():
             if other not in plan.nodes or not plan.comes_before(other, node.id):
-                raise _wrong(
+                raise wrong(
                     plan.guide,
                     node.step.line if node.step else 0,
                     f"{node.id} reads {other}, which does not come before it.",
