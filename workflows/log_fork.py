@@ -34,8 +34,9 @@ def forked_events(events: Sequence[Event], fork: Fork, now: str) -> list[Event]:
             f"{fork.step} has not finished in run {fork.run_id!r}, so it has no result to change.",
             remedy="Fork from a step that has finished, or resume the run.",
         )
-    # The first success counts: what came after it was late or twice.
-    end = next((e for e in ends if e.data.get("status") == "succeeded"), ends[-1])
+    last = max(event.data.get("attempt", 1) for event in ends)
+    # The first result of an attempt counts: what came after it was late or twice.
+    end = next(event for event in ends if event.data.get("attempt", 1) == last)
     edges = fork.edges if fork.edges is not None else end.data.get("edges")
     if end.data.get("status") != "succeeded" and fork.edges is None:
         raise InvalidRequest(

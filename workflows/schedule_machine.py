@@ -24,8 +24,13 @@ APPROVE: Final = ("approve", "deny")
 
 @dataclass(slots=True)
 class Changes:
-    """What followed from one event: steps now ready, gates to open, retries to wait for, skips."""
+    """What followed from one event: by step, in order.
 
+    ``started`` and ``stopped`` are attempts; ``ready``, ``gates``, ``retries`` and ``skipped`` are
+    steps that now wait for a worker, for an approval, for the next attempt, or never will.
+    """
+
+    started: list[str] = field(default_factory=list)
     ready: list[str] = field(default_factory=list)
     gates: list[str] = field(default_factory=list)
     retries: list[str] = field(default_factory=list)
@@ -67,10 +72,12 @@ class Machine:
         move = self._moves.get(event.kind)
         if move is None:
             return changes
-        if self.state.over or self.state.started == (event.kind == "run_started"):
+        # A run starts once, and ends even where it never got so far.
+        in_turn = self.state.started != (event.kind == "run_started") or event.kind == "run_ended"
+        if in_turn and not self.state.over:
+            move(event, changes)
+        else:
             self.state.ignored += 1
-            return changes
-        move(event, changes)
         return changes
 
     # -- the run ---------------------------------------------------------------------------------
@@ -114,6 +121,7 @@ class Machine:
             self.state.ignored += 1
             return
         self.state.move(str(event.step), "running")
+        changes.started.append(str(event.step))
         step.attempt += 1
         step.worker = str(event.data.get("worker", ""))
 

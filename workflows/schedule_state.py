@@ -134,7 +134,7 @@ class RunState:
             self.running[step] = None
         elif status == "waiting":
             self.waiting[step] = None
-        state.status, state.waits_for = status, waits_for
+        state.status, state.waits_for, state.gate = status, waits_for, ""
         return state
 
     def set_edge(self, edge: str, target: str, state: EdgeState) -> bool:
