@@ -17,6 +17,11 @@ __all__ = ["Column", "DataError", "Handle", "Row", "dataset_texts", "describe", 
 
 Row: TypeAlias = tuple[Scalar, ...]
 
+# Together these keep a handle small enough for an event of a log (256 KiB).
+MOST_COLUMNS = 200
+LONGEST_NAME = 128
+_LONGEST_SAMPLE_CELL = 160
+
 
 class DataError(AgentRTError, OSError):
     """Stored data cannot be written or read: a full disk, a damaged file, an unknown handle."""
@@ -43,7 +48,7 @@ class Handle:
 
     ``digest`` is the SHA-256 of column names and rows; ``truncated`` says that its source held
     more rows than were kept; ``sample`` is every row of three or fewer, else the first two and
-    the last.
+    the last, with long texts cut.
     """
 
     id: str
@@ -95,6 +100,11 @@ def describe(
     """
     name = str(to_scalar(name))
     names = [str(to_scalar(column)) for column in columns]
+    if len(names) > MOST_COLUMNS or any(len(column) > LONGEST_NAME for column in names):
+        raise DataError(
+            f"The result {name!r} has {len(names)} columns or a very long column name.",
+            remedy=f"At most {MOST_COLUMNS} columns, {LONGEST_NAME} characters a name.",
+        )
     if len(set(names)) != len(names):
         raise DataError(
             f"The result {name!r} has a column name twice: {', '.join(names)}.",
@@ -106,7 +116,8 @@ def describe(
     described = tuple(
         _profile(column, [row[position] for row in kept]) for position, column in enumerate(names)
     )
-    sample = tuple(kept) if len(kept) <= 3 else (*kept[:2], kept[-1])
+    shown_rows = kept if len(kept) <= 3 else [*kept[:2], kept[-1]]
+    sample = tuple(tuple(_short(cell) for cell in row) for row in shown_rows)
     slug = re.sub(r"[^A-Za-z0-9_.]+", "_", name)[:40] or "data"
     suffix = "-part" if truncated else ""
     mark = hashlib.sha256(f"{name}\0{digest}".encode()).hexdigest()[:12]
@@ -122,6 +133,12 @@ def _row(name: str, names: Sequence[str], position: int, row: Sequence[Any]) -> 
             remedy="Every row must have one cell per column.",
         )
     return cells
+
+
+def _short(cell: Scalar) -> Scalar:
+    if not isinstance(cell, str) or len(cell) <= _LONGEST_SAMPLE_CELL:
+        return cell
+    return cell[: _LONGEST_SAMPLE_CELL - 1] + "…"
 
 
 def _digest(names: Sequence[str], encoded: Iterable[str]) -> str:

@@ -19,8 +19,11 @@ _TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\
 
 def to_scalar(value: Any) -> Scalar:
     """Return a value as one that JSON can hold; NaN becomes None, whatever is unknown its text."""
-    if value is None or isinstance(value, bool | int):
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, int):
+        # Beyond 64 bits a number is not one of measurement; as text it stays what it is.
+        return value if abs(value) < 2**63 else hex(value)
     if isinstance(value, str):
         # A lone surrogate can be neither stored nor shown.
         return value.encode("utf-8", "replace").decode("utf-8")
