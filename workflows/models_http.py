@@ -189,9 +189,12 @@ class HttpModel:
         async with self._client.stream("POST", self._url, json=body) as response:
             data = bytearray()
             async for part in response.aiter_bytes():
-                data += part
-                if len(data) > LARGEST_REPLY:
-                    raise _failed("nonsense", f"{self._url} sent more than {LARGEST_REPLY} bytes.")
+                # What is too long is read on, as leaving early would leave the stream open; the
+                # time limit bounds it.
+                if len(data) <= LARGEST_REPLY:
+                    data += part
+            if len(data) > LARGEST_REPLY:
+                raise _failed("nonsense", f"{self._url} sent more than {LARGEST_REPLY} bytes.")
             return response.status_code, response.headers, bytes(data)
 
 
