@@ -259,7 +259,7 @@ def _parsed(text: str, path: str) -> dict[str, Any]:
         raise template_error(path, error.lineno, f"{error.msg}.", "Correct the JSON.") from error
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         found = re.search(r"at line (\d+)", str(error))
-        line = int(found[1]) if found else 0
+        line = int(found[1]) if found else text.count("\n") + 1
         raise template_error(path, line, f"{error}.", "Correct the TOML.") from error
     return dict(_table(data, path, 1, "the file"))
 

@@ -14,8 +14,9 @@ __all__ = ["TIMESTAMP_FORMATS", "TYPES", "convert", "duration_seconds", "parse_t
 
 TIMESTAMP_FORMATS = ("iso", "space", "epoch", "epoch_ms")
 
-_INTEGER = re.compile(r"[+-]?\d{1,19}")
-_DURATION = re.compile(r"(\d{1,9}(ms|s|m|h|d|w|y)){1,7}")
+_INTEGER = re.compile(r"[+-]?\d{1,19}", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
+_DURATION = re.compile(r"(\d{1,9}(ms|s|m|h|d|w|y)){1,7}", re.ASCII)
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "y": 31536000}
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
@@ -80,6 +81,8 @@ def _integer(value: Any) -> int:
 def _number(value: Any) -> float | int:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError("it is no number")
+    if isinstance(value, str) and not _NUMBER.fullmatch(value.strip()):
+        raise ValueError("it is no decimal number")
     made = float(value)
     if not math.isfinite(made):
         raise ValueError("it is not finite")
