@@ -15,7 +15,7 @@ from agentrt.workflows.plan import Plan
 
 __all__ = ["BOX", "GAP", "Layout", "lay_out"]
 
-BOX = (200.0, 56.0)
+BOX = (208.0, 58.0)
 GAP = (28.0, 78.0)
 """Width and height of a node; least distance of nodes in a layer, and distance of layers."""
 

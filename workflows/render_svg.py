@@ -99,6 +99,14 @@ def _words(edge: Edge) -> str:
     return edge.condition or edge.predicate or ""
 
 
+def _label(edge: Edge) -> str:
+    """The words, cut to length; of code the end is kept, where siblings differ the most."""
+    words = " ".join(_words(edge).split())
+    if edge.predicate and not edge.condition and len(words) > _LABEL:
+        return f"…{words[1 - _LABEL :].lstrip()}"
+    return _short(words, _LABEL)
+
+
 def _curve(path: Sequence[tuple[float, float]]) -> str:
     """From the bottom of the first box to the top of the last, straight down past the others."""
     half = BOX[1] / 2
@@ -122,10 +130,10 @@ class _Labels:
 
     def place(self, edge: Edge, path: Sequence[tuple[float, float]]) -> str:
         """Return the label's markup, empty for an edge that is always taken."""
-        words = _short(_words(edge), _LABEL)
+        words = _label(edge)
         if not words:
             return ""
-        half = 3.1 * len(words) + 5
+        half = 3.3 * len(words) + 5
         spots = [_along(path[0], path[1], share) for share in (0.5, 0.66, 0.34, 0.8, 0.2)]
         x, y = next((spot for spot in spots if self._free(*spot, half)), spots[0])
         self._taken.append((x, y, half))
@@ -202,9 +210,9 @@ def _notes(node: PlanNode) -> list[str]:
 
 
 def _lines(title: str, x: float, y: float, ink: str) -> str:
-    wrapped = textwrap.wrap(" ".join(title.split()), 30) or [""]
+    wrapped = textwrap.wrap(" ".join(title.split()), 27) or [""]
     if len(wrapped) > 2:
-        wrapped = [wrapped[0], _short(" ".join(wrapped[1:]), 30)]
+        wrapped = [wrapped[0], _short(" ".join(wrapped[1:]), 27)]
     return "".join(
         f'<text x="{x:.1f}" y="{y + 15 * line:.1f}" fill="{ink}">{_text(words)}</text>'
         for line, words in enumerate(wrapped)
