@@ -18,7 +18,7 @@ _IDENTIFIER_PLACE = re.compile(
 
 
 def compat_timestamp(value: str) -> str:
-    """Rewrite a timestamp as StepFly does: ``T`` becomes a space and ``Z`` goes, if there is a T."""
+    """Rewrite a timestamp as StepFly does: with a ``T``, that becomes a space and ``Z`` goes."""
     return value.replace("T", " ").replace("Z", "") if "T" in value else value
 
 

@@ -1,4 +1,4 @@
-"""StepFly's guide markdown: headings, ``<PLUGIN_n>`` blocks, terminator phrases, the last marker."""
+"""StepFly's guide markdown: headings, ``<PLUGIN_n>`` blocks, terminators, the last marker."""
 
 from __future__ import annotations
 

@@ -267,7 +267,7 @@ def _names(node: ast.expr) -> tuple[str, ...] | None:
 
 
 def _timestamps(found: ast.ClassDef, used: list[str]) -> frozenset[str]:
-    """The parameters that the class rewrites: named beside a ``replace("T", ...)``, else by name."""
+    """The parameters that the class rewrites: beside a ``replace("T", ...)``, else by name."""
     scopes = [node for node in ast.walk(found) if _replaces_t(node)]
     if not scopes:
         return frozenset()
