@@ -115,6 +115,8 @@ def _take_comment(raw: Sequence[str], at: int, source: Source) -> list[Line]:
     for number in range(at, len(raw)):
         whole = "\n".join(raw[at : number + 1])
         inside, close, after = whole.lstrip()[4:].partition("-->")
+        if "<!--" in inside:
+            break
         if not close:
             continue
         if after.strip():

@@ -97,7 +97,7 @@ def compare(name: str, left: Any, right: Any) -> Any:
     """Compare two values, or each value of a column with one value (null compares false there).
 
     Raises:
-        TypeError: the kinds have no order, or a single value is null.
+        TypeError: the kinds differ or have no order, or null is asked to be more or less.
     """
     if name in ("In", "NotIn"):
         return _member(left, right) is (name == "In")
@@ -108,7 +108,18 @@ def compare(name: str, left: Any, right: Any) -> Any:
         ]
     if name not in ("Eq", "NotEq"):
         _ordered(left, right)
+    elif left is not None and right is not None:
+        _same_kind(left, right)
     return _COMPARE[name](left, right)
+
+
+def _same_kind(left: Any, right: Any) -> None:
+    """A text is never equal to a number: to say so would hide a wrong column or a missing cast."""
+    kinds = []
+    for value in (one_value(left, "a comparison"), one_value(right, "a comparison")):
+        kinds.append("text" if isinstance(value, str) else isinstance(value, bool))
+    if kinds[0] != kinds[1]:
+        raise TypeError(f"{_kind(left)} and {_kind(right)} are of different kinds")
 
 
 def _ordered(left: Any, right: Any) -> None:
@@ -134,7 +145,8 @@ def _member(value: Any, among: Any) -> bool:
         return value in among
     if not _is_column(among):
         raise TypeError(f"{_kind(among)} is not a column, list or text")
-    return one_value(value, "front of `in`") in among
+    found = [compare("Eq", one_value(value, "front of `in`"), each) for each in among]
+    return any(found)
 
 
 def _values(args: Sequence[Any]) -> list[Any]:

@@ -70,7 +70,7 @@ def _plain_names(plan: Plan) -> dict[str, str]:
     for node in plan.nodes.values():
         plain = "".join(c if c.isascii() and c.isalnum() else "_" for c in node.id)
         taken = plain in found.values() or plain.lower() == END or not plain[:1].isalpha()
-        found[node.id] = f"{plain}_{node.index}" if taken else plain
+        found[node.id] = f"n{node.index}_{plain}" if taken else plain
     return found
 
 
