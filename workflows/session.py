@@ -78,6 +78,7 @@ async def open_session(
     *,
     person: Person | None = None,
     on_event: Callable[[Event], None] | None = None,
+    model: GuideModel | None = None,
 ) -> AsyncIterator[Session]:
     """Open everything that the settings name, and close it again.
 
@@ -85,6 +86,7 @@ async def open_session(
         directory: where the log, the data and the reports are.
         person: answers gates and questions; None leaves them to other processes and to defaults.
         on_event: sees each event of the run after it was appended.
+        model: instead of the one that the settings name; it stays the caller's.
 
     Raises:
         ConfigError: the guide, its queries, the incident or a setting is wrong.
@@ -95,7 +97,8 @@ async def open_session(
     async with AsyncExitStack() as stack:
         log = stack.enter_context(open_log(directory))
         store = stack.enter_context(DataStore(directory / "data"))
-        model = await stack.enter_async_context(open_model(settings, case))
+        if model is None:
+            model = await stack.enter_async_context(open_model(settings, case))
         sandbox = await stack.enter_async_context(open_sandbox(settings))
         maker = _Maker(settings, directory, log, store, model, case, sandbox, person)
         plan = make_plan(guide)

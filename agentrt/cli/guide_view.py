@@ -116,6 +116,12 @@ class RunView:
         if self._status is not None:
             self._status.stop()
 
+    def note(self, text: str) -> None:
+        """Show a line of our own."""
+        if not self.quiet:
+            with self._lock:
+                self.console.print(Text(text, style="dim"), soft_wrap=True)
+
     def show(self, event: Event) -> None:
         """Show one event."""
         if self.quiet:

@@ -20,6 +20,7 @@ COMMANDS = {
     "serve": "Serve an OpenAI-compatible API that schedules programs, not requests.",
     "bench": "Replay workloads under one policy or several, live or simulated.",
     "model": "Make a seeded model of a real architecture, or describe one.",
+    "guide": "Check, plan, run and test troubleshooting guides.",
     "sandbox": "Run a command in a sandbox, check what works here, clean up.",
 }
 
