@@ -199,6 +199,7 @@ class Schedule:
         self._alarms.resume()
         self._ready.clear()
         self._end_sent = False
+        self._woken = None
         for step in self.state.waiting:
             waits_for = self.state.steps[step].waits_for
             if waits_for == "gate":
@@ -273,7 +274,8 @@ class Schedule:
             if any(step in self._ending.allowed for step in self.state.waiting):
                 return
             # What was reached stands, also where it came in after a budget had run out.
-            kept = self._ending.status in ("failed", "timed_out") and self.state.conclusions
+            reached = self.state.steps[END].status == "succeeded"
+            kept = reached and self._ending.status != "cancelled"
             self._end(*(outcome(self.state) if kept else self._ending.result))
         elif not self.state.waiting and not self._compat:
             self._end(*outcome(self.state))
