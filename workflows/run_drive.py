@@ -169,9 +169,9 @@ class Drive:
             self._beat = now
             for step, attempt in list(self._attempts.items()):
                 self.append("lease_renewed", step, {"worker": attempt.worker})
-        only_people = waits_for_people and not self._attempts and self._wake == _FOREVER
-        if only_people and now - self._progress > self._config.detach:
-            self.detached = True
+        if waits_for_people and not self._attempts:
+            idle = not self.schedule.statistics().timers
+            self.detached = idle and now - self._progress > self._config.detach
 
     # -- events ----------------------------------------------------------------------------------
 
