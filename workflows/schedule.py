@@ -155,6 +155,9 @@ class Schedule:
     def _follow(self, event: Event, changes: Changes, now: float) -> None:
         for step in changes.stopped:
             self._alarms.ended(step)
+        if event.kind == "run_resumed":
+            self._resume(now)
+            return
         for step in changes.started:
             self._alarms.started(step, now)
         for step in changes.ready:
@@ -173,8 +176,6 @@ class Schedule:
             case "run_started":
                 self._began = now
                 self._watch_wall()
-            case "run_resumed":
-                self._resume(now)
             case "step_started":
                 if self._starting.pop(step, None) is not None and step in self.state.waiting:
                     self._enqueue(step)  # Not the attempt that was asked for.
