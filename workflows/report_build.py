@@ -89,7 +89,7 @@ def build_report(
         resumed=sum(event.kind == "run_resumed" for event in events),
         forked_from=_forked_from(events),
         summary=summary,
-        decided_by=dict(Counter(note.by for step in steps for note in step.decisions)),
+        decided_by=dict(Counter(n.by for step in steps if step.ran for n in step.decisions)),
     )
 
 

@@ -6,13 +6,16 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from agentrt.workflows.render import to_mermaid
+from agentrt.workflows.report_markup import anchor
 from agentrt.workflows.report_model import DecisionNote, QueryNote, Report, StepNote
 from agentrt.workflows.report_words import (
     STATUS,
+    brief,
     cell,
     clock,
     gate_outcome,
     handle_line,
+    is_assembled,
     plural,
     preview_note,
     span,
@@ -57,9 +60,7 @@ def _found(report: Report) -> Iterator[str]:
     if not found:
         yield "No step came to a finding."
     for step in found:
-        text = " ".join((step.conclusion or step.findings).split())
-        first = text if len(text) <= 240 else text[:239] + "…"
-        yield f"- [{_text(step.id)}](#{_anchor(step)}) {_text(step.title)}: {_text(first)}"
+        yield f"- [{_text(step.id)}](#{anchor(step.id)}) {_text(step.title)}: {_text(brief(step))}"
 
 
 def _path(report: Report) -> Iterator[str]:
@@ -88,11 +89,11 @@ def _steps(report: Report) -> Iterator[str]:
 
 
 def _step(step: StepNote) -> Iterator[str]:
-    yield f'### <a id="{_anchor(step)}"></a>{_text(step.id)}: {_text(step.title)}'
+    yield f'### <a id="{anchor(step.id)}"></a>{_text(step.id)}: {_text(step.title)}'
     yield ""
     reason = f": {_text(step.reason)}" if step.reason else ""
     yield f"**{STATUS.get(step.status, step.status)}**{reason} · {step_timing(step)}"
-    if step.findings:
+    if step.findings and not is_assembled(step):
         who = "written by a model" if step.by_model else "from the data"
         yield from ("", f"Findings ({who}):", "", *_quoted(step.findings))
     if step.conclusion:
@@ -180,10 +181,6 @@ def _settings(report: Report) -> Iterator[str]:
     if report.forked_from:
         rows.append(["forked from", report.forked_from])
     yield from _table(["What", "Value"], rows)
-
-
-def _anchor(step: StepNote) -> str:
-    return "step-" + re.sub(r"[^A-Za-z0-9._-]", "_", step.id)
 
 
 def _text(text: str) -> str:

@@ -8,10 +8,12 @@ from agentrt.workflows.report_model import GateNote, QueryNote, StepNote
 
 __all__ = [
     "STATUS",
+    "brief",
     "cell",
     "clock",
     "gate_outcome",
     "handle_line",
+    "is_assembled",
     "plural",
     "preview_note",
     "size",
@@ -102,3 +104,30 @@ def gate_outcome(gate: GateNote) -> str:
         return f"open; its default is {gate.default}"
     who = "by default, nobody answered" if gate.by == "default" else f"by a {gate.by}"
     return f"{gate.answer} {who}, after {span(gate.answered - gate.opened)}"
+
+
+def is_assembled(step: StepNote) -> bool:
+    """Whether a step's findings are just the summaries of its data, which are shown as tables."""
+    return any(query.handle and query.handle.id in step.findings for query in step.queries)
+
+
+def brief(step: StepNote, limit: int = 240) -> str:
+    """Return what a step found, on one line: its conclusion, its prose, or what its data holds."""
+    text = step.conclusion or ("" if is_assembled(step) else step.findings)
+    parts = [text] if text else []
+    parts += [] if text else [_measured(query) for query in step.queries if query.handle]
+    parts += [] if text else [command.output for command in step.commands if command.output]
+    line = " ".join("; ".join(parts).split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def _measured(query: QueryNote) -> str:
+    if query.handle is None:
+        return query.name
+    spans = [
+        f"{column.name} {cell(column.low)} to {cell(column.high)}"
+        for column in query.handle.columns
+        if column.type in ("integer", "number") and column.low is not None and column.name != "line"
+    ]
+    found = [plural(query.handle.rows, "row"), *spans[:2]]
+    return f"{query.name}: {', '.join(found)}"
