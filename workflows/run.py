@@ -21,7 +21,7 @@ from agentrt.errors import AgentRTError, GuideError, InvalidRequest
 from agentrt.workflows.decide import check_total
 from agentrt.workflows.events import Event
 from agentrt.workflows.executor_context import Executor, digest
-from agentrt.workflows.log import LogError, RunLog, fold
+from agentrt.workflows.log import LogError, LogFull, RunLog, fold
 from agentrt.workflows.person import Person
 from agentrt.workflows.plan import Plan
 from agentrt.workflows.run_drive import Drive, DriveConfig
@@ -108,7 +108,7 @@ class GuideRunner:
         Raises:
             GuideError: a parameter is missing or unknown.
             InvalidRequest: there is a run of this id.
-            LogError: the log takes no more, for example on a full disk; the run can be resumed.
+            LogFull, LogError: the log takes no more; the run can be resumed.
         """
         drive, first = self._new(parameters or {}, run_id)
         return await self._go(drive, "run_started", first)
@@ -266,7 +266,7 @@ class GuideRunner:
                 await drive.go(kind, data)
             except BaseExceptionGroup as group:
                 error = _first(group)
-                if error is None or isinstance(error, LogError):
+                if error is None or isinstance(error, LogError | LogFull):
                     raise error or group from group
                 reason = f"the runner failed: {error.message}"
                 self.log.append(
@@ -331,7 +331,7 @@ def _iso(seconds: float) -> str:
 def _first(group: BaseExceptionGroup[BaseException]) -> AgentRTError | None:
     """Return our own error in a group, a log's before any other; None if there is none."""
     found = [each for each in _leaves(group) if isinstance(each, AgentRTError)]
-    logs = [each for each in found if isinstance(each, LogError)]
+    logs = [each for each in found if isinstance(each, LogError | LogFull)]
     return next(iter([*logs, *found]), None)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 
-from agentrt.errors import AgentRTError
+from agentrt.errors import AgentRTError, Cancelled
 from agentrt.workflows.decide import Decision, check_total
 from agentrt.workflows.events import Event
 from agentrt.workflows.executor_context import (
@@ -94,6 +94,8 @@ class Attempt:
         elif report is None:
             kind, report = "lease_lost", {"worker": self.worker}
         self._drive.ended(self)
+        if self._drive.schedule.state.over:
+            return  # it could not be stopped in time, and the run has ended without it
         self._drive.append(kind, self.step.id, {"attempt": self.number, **report})
 
 
@@ -130,11 +132,15 @@ class _LiveCalls:
             "by": decision.by,
             "evidence": decision.evidence[:2000],
         }
+        if self._drive.schedule.state.over:
+            return
         self._drive.append("edge_decided", self._attempt.step.id, data)
 
     def _append(
         self, kind: CallKind, request: Mapping[str, Any], outcome: Mapping[str, Any]
     ) -> Event:
+        if self._drive.schedule.state.over:
+            raise Cancelled("The run has ended.", remedy="Nothing is left to do.")
         data = {"attempt": self._attempt.number, "digest": digest(request), "request": request}
         return self._drive.append(kind, self._attempt.step.id, {**data, **outcome})
 
