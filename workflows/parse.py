@@ -108,7 +108,7 @@ def _sort_sections(sections: Sequence[Block], source: Source) -> dict[str, list[
         elif _WRONG_HEADING.match(word) or closest(word.split()[0], ("step", "parameters")):
             raise source.error(
                 section.line,
-                f"`## {section.title}` is neither a step nor a known section.",
+                f"`## {section.title:.80}` is neither a step nor a known section.",
                 "Write `## Step 2 - Title`, `## Parameters` or `## Start`.",
             )
         else:
@@ -138,7 +138,7 @@ def _settings(lines: Sequence[Line], source: Source) -> dict[str, str]:
             if key not in ("queries", "on_conclusion") or not equals or not value:
                 raise source.error(
                     line.number,
-                    f"The guide has no setting {part!r}.",
+                    f"The guide has no setting {part!r:.120}.",
                     "Write queries=FILE or on_conclusion=cancel|drain|finish-join.",
                 )
             if key in found:
@@ -161,7 +161,7 @@ def _on_conclusion(settings: dict[str, str], line: int, source: Source) -> OnCon
 def _parameters(sections: Sequence[Block], source: Source) -> tuple[Parameter, ...]:
     found: dict[str, Parameter] = {}
     for section in sections:
-        items, _ = bullets(section.body)
+        items, _ = bullets(section.body, source)
         for item in items:
             parameter = _parameter(item, source)
             if parameter.name in found:
@@ -178,7 +178,7 @@ def _parameter(item: Bullet, source: Source) -> Parameter:
     if match is None or not name.isidentifier():
         raise source.error(
             item.line,
-            f"{item.text!r} does not declare a parameter.",
+            f"{item.text!r:.120} does not declare a parameter.",
             "Write - `name` (type, default VALUE): description.",
         )
     inside, rest = _parenthesis(match["rest"])

@@ -60,7 +60,7 @@ def parse_policy(items: Sequence[Bullet], source: Source) -> PolicySection:
             why = error.message if isinstance(error, GuideError) else str(error)
             raise source.error(
                 item.line,
-                f"The policy `{key}` cannot be {value.strip()!r}: {why.rstrip('.')}.",
+                f"The policy `{key}` cannot be {value.strip()!r:.120}: {why.rstrip('.')}.",
                 f"Write it as `{_EXAMPLES[key]}`.",
             ) from error
         section = replace(section, seen=section.seen | {key})
@@ -71,7 +71,7 @@ def _unknown(item: Bullet, key: str, source: Source) -> GuideError:
     guess = closest(key, POLICIES)
     return source.error(
         item.line,
-        f"There is no policy {item.text!r}.",
+        f"There is no policy {item.text!r:.120}.",
         f"Did you mean `{guess}`?" if guess else f"Policies are: {', '.join(POLICIES)}.",
     )
 
@@ -113,7 +113,7 @@ def _retries(section: PolicySection, text: str) -> PolicySection:
         elif key == "longest":
             retry = replace(retry, longest=duration(value))
         else:
-            raise ValueError(f"{part!r} is not known here")
+            raise ValueError(f"{part!r:.120} is not known here")
     return _set(section, retry=retry)
 
 
@@ -129,7 +129,7 @@ def _gate(section: PolicySection, text: str) -> PolicySection:
         elif key == "after":
             values["gate_timeout"] = duration(value)
         else:
-            raise ValueError(f"{part!r} is not known here")
+            raise ValueError(f"{part!r:.120} is not known here")
     return _set(section, **values)
 
 

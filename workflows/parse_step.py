@@ -54,7 +54,7 @@ def parse_step(block: Block, source: Source) -> ParsedStep:
     queries, more = _queries(parts.get("queries", ()), source)
     command, about = _command(parts.get("command"), source)
     edges, notes = parse_connections(heading[0], parts.get("connections", ()), source)
-    items, remarks = bullets(parts.get("policy", ()))
+    items, remarks = bullets(parts.get("policy", ()), source)
     policy = parse_policy(items, source)
     step = Step(
         id=heading[0],
@@ -91,14 +91,14 @@ def _sections(block: Block, source: Source) -> tuple[dict[str, tuple[Line, ...]]
         guess = closest(word, _SECTIONS, cutoff=0.8)
         if word in known:
             raise source.error(
-                part.line, f"There is a second section `### {part.title}`.", "Join the two."
+                part.line, f"There is a second section `### {part.title:.80}`.", "Join the two."
             )
         if word in _SECTIONS:
             known[word] = part.body
         elif guess:
             raise source.error(
                 part.line,
-                f"`### {part.title}` is not a known section.",
+                f"`### {part.title:.80}` is not a known section.",
                 f"Did you mean `### {guess.capitalize()}`?",
             )
         if word == "instructions":
@@ -109,7 +109,7 @@ def _sections(block: Block, source: Source) -> tuple[dict[str, tuple[Line, ...]]
 
 
 def _queries(lines: Sequence[Line], source: Source) -> tuple[tuple[QueryUse, ...], str]:
-    items, rest = bullets(lines)
+    items, rest = bullets(lines, source)
     return tuple(_query(item, source) for item in items), prose(rest)
 
 
@@ -118,7 +118,7 @@ def _query(item: Bullet, source: Source) -> QueryUse:
     if match is None:
         raise source.error(
             item.line,
-            f"{item.text!r} does not name a query.",
+            f"{item.text!r:.120} does not name a query.",
             "Write - `name`, or - `name` with limit=5, or a paragraph for prose.",
         )
     try:
@@ -156,7 +156,7 @@ def parse_connections(
     Raises:
         GuideError: a bullet is no connection, or two of them lead to one step.
     """
-    items, rest = bullets(lines)
+    items, rest = bullets(lines, source)
     edges: dict[str, Edge] = {}
     for item in items:
         for edge in _edges(step, item, source):
@@ -177,7 +177,7 @@ def _edges(step: str, item: Bullet, source: Source) -> list[Edge]:
     if not found:
         raise source.error(
             item.line,
-            f"{item.text!r} does not lead to a step.",
+            f"{item.text!r:.120} does not lead to a step.",
             "Write `- if CONDITION: Step 2`, `- otherwise: Step 3` or `- Step 4` (or end).",
         )
     when = _when(step, head.strip(), item, source) if colon else Edge("", step, "")
@@ -195,7 +195,7 @@ def _when(step: str, head: str, item: Bullet, source: Source) -> Edge:
     if match is None:
         raise source.error(
             item.line,
-            f"{head!r} is no condition.",
+            f"{head!r:.120} is no condition.",
             "Begin it with `if`, or write `otherwise`.",
         )
     condition = match["condition"].strip()

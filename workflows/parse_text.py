@@ -12,10 +12,24 @@ from typing import Literal
 
 from agentrt.errors import GuideError
 
-__all__ = ["Block", "Bullet", "Line", "Source", "blocks", "bullets", "fences", "prose", "scan"]
+__all__ = [
+    "LONGEST_BULLET",
+    "Block",
+    "Bullet",
+    "Line",
+    "Source",
+    "blocks",
+    "bullets",
+    "fences",
+    "prose",
+    "scan",
+]
+
+LONGEST_BULLET = 2500
+"""The most characters of a list item that means something (a condition, a policy, a query)."""
 
 _FENCE = re.compile(r"^\s*(?P<mark>`{3,}|~{3,})\s*(?P<info>[^`]*)$")
-_HEADING = re.compile(r"^(?P<marks>#{1,6})\s+(?P<title>.*?)\s*#*\s*$")
+_HEADING = re.compile(r"^(?P<marks>#{1,6})(?P<title>\s.*)$")
 _BULLET = re.compile(r"^\s*(?:[-*+]|\d+[.)])\s+(?P<text>\S.*)$")
 
 
@@ -96,7 +110,8 @@ def scan(text: str, source: Source) -> list[Line]:
 
 def _plain(raw: str, number: int) -> Line:
     if heading := _HEADING.match(raw):
-        return Line(number, raw, heading["title"], "heading", len(heading["marks"]))
+        title = " ".join(heading["title"].split()).rstrip("#").rstrip()
+        return Line(number, raw, title, "heading", len(heading["marks"]))
     return Line(number, raw.rstrip(), raw.rstrip())
 
 
@@ -113,15 +128,17 @@ def _take_fence(raw: Sequence[str], at: int, fence: re.Match[str], source: Sourc
 
 def _take_comment(raw: Sequence[str], at: int, source: Source) -> list[Line]:
     for number in range(at, len(raw)):
-        whole = "\n".join(raw[at : number + 1])
-        inside, close, after = whole.lstrip()[4:].partition("-->")
+        line = raw[number] if number > at else raw[at].lstrip()[4:]
+        inside, close, after = line.partition("-->")
         if "<!--" in inside:
-            break
+            break  # another one begins, so this one was meant to end before it
         if not close:
             continue
         if after.strip():
             return [_plain(raw[at], at + 1)]
-        return [Line(at + 1, whole, " ".join(inside.split()), "comment")]
+        whole = "\n".join(raw[at : number + 1])
+        text = whole.lstrip()[4:].partition("-->")[0]
+        return [Line(at + 1, whole, " ".join(text.split()), "comment")]
     raise source.error(at + 1, "A comment is never closed.", "Close it with `-->`.")
 
 
@@ -146,8 +163,12 @@ def prose(lines: Iterable[Line]) -> str:
     return "\n".join(kept)
 
 
-def bullets(lines: Iterable[Line]) -> tuple[list[Bullet], list[Line]]:
-    """Part list items from everything else. An item goes on to the next blank line or item."""
+def bullets(lines: Iterable[Line], source: Source) -> tuple[list[Bullet], list[Line]]:
+    """Part list items from everything else. An item goes on to the next blank line or item.
+
+    Raises:
+        GuideError: an item has more than ``LONGEST_BULLET`` characters.
+    """
     items: list[Bullet] = []
     rest: list[Line] = []
     inside = False
@@ -161,6 +182,13 @@ def bullets(lines: Iterable[Line]) -> tuple[list[Bullet], list[Line]]:
         elif line.kind != "comment":
             inside = False
             rest.append(line)
+        if items and len(items[-1].text) > LONGEST_BULLET:
+            # Longer ones are mistakes, and would make the patterns that read them slow.
+            raise source.error(
+                items[-1].line,
+                f"A list item is longer than {LONGEST_BULLET} characters.",
+                "End it with a blank line, or shorten it.",
+            )
     return items, rest
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
+
 import pytest
 
 from agentrt.errors import GuideError
@@ -302,6 +305,24 @@ def test_a_mistake_of_the_guide_is_told(text, words):
     assert words in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        "### Connections\n- if " + "`" * 2000 + ": Step 1",
+        "### Connections\n- if `" + "` " * 1000 + "(: Step 1",
+        "### Queries\n- `q` with a=" + '"' * 2000 + "\\",
+        "### Policy\n- retries: 1" + "," * 2000 + '"',
+        "## Step 2" + " " * 20000 + "x",
+        "## " + "x" * 20000 + " " * 20000 + "y",
+        "### Connections\n- if it is\n" + "so and\n" * 20000 + "so: Step 2",
+        "### Policy\n- timeout: " + "1" * 2000,
+    ],
+)
+def test_long_nonsense_is_read_or_refused_in_no_time(body):
+    with contextlib.suppress(GuideError):
+        _step(body)
+
+
 class TestFiles:
     def test_a_guide_is_named_after_its_file(self, tmp_path):
         file = tmp_path / "backlog.md"
@@ -318,3 +339,13 @@ class TestFiles:
         (tmp_path / "big.md").write_bytes(b"a" * (5 << 20))
         with pytest.raises(GuideError, match="larger"):
             load_guide(tmp_path / "big.md")
+
+
+def test_the_guide_of_the_documentation_is_one():
+    page = Path(__file__).parents[2] / "docs" / "guide-format.md"
+    text = page.read_text(encoding="utf-8").partition("````markdown\n")[2].partition("````")[0]
+    guide = parse_guide(text, name="queue", path="queue.md")
+    assert [step.id for step in guide.steps] == ["Step1", "Step2", "Step3"]
+    with pytest.raises(GuideError) as caught:
+        parse_guide(text.replace("- timeout", "- timeot"), name="queue", path="queue.md")
+    assert str(caught.value) in page.read_text(encoding="utf-8")
