@@ -18,7 +18,7 @@ from agentrt.workflows.report_markup import (
 )
 from agentrt.workflows.report_model import Report, StepNote
 from agentrt.workflows.report_pictures import dag, dag_styles, timeline
-from agentrt.workflows.report_words import brief, clock, plural, span
+from agentrt.workflows.report_words import brief, clock, gate_outcome, plural, span
 
 __all__ = ["to_html"]
 
@@ -72,6 +72,8 @@ def _bar(sections: dict[str, str]) -> str:
 
 def _hero(report: Report) -> str:
     outcome = pill(report.status) + element("p", escape(report.headline()), class_="headline")
+    if report.status != "succeeded" and report.reason:
+        outcome += element("p", escape(report.reason), class_="because")
     told = [
         ("Run", report.run_id),
         ("Started", clock(report.started)),
@@ -143,7 +145,8 @@ def _summary(report: Report) -> str:
 
 
 def _found(report: Report) -> str:
-    told = [step for step in report.ran if brief(step) or step.reason]
+    told = [step for step in report.steps if step.ran and (brief(step) or step.reason)]
+    told += [step for step in report.not_run if step.gates]
     if not told:
         return element("p", "No step came to a finding.", class_="note")
     return element("ol", "".join(map(_finding, told)), class_="card findings")
@@ -152,6 +155,8 @@ def _found(report: Report) -> str:
 def _finding(step: StepNote) -> str:
     link = element("a", escape(step.id), href=f"#{anchor(step.id)}", class_="id")
     text = brief(step) or step.reason
+    if step.gates and not step.ran:
+        text = f"{step.gates[-1].question} Answer: {gate_outcome(step.gates[-1])}."
     what = element("b", escape(step.title)) + element("span", escape(text))
     links = "".join(
         element("a", escape(query.name), href=f"#{query.anchor}") for query in step.queries[:6]
@@ -163,7 +168,7 @@ def _finding(step: StepNote) -> str:
 
 def _rest(report: Report) -> str:
     rows = [_rest_row(step) for step in report.not_run]
-    names = ["Step", "", "Outcome", "Connections into it"]
+    names = ["Step", "", "Outcome", "Why"]
     return table(names, rows, "figures rest") if rows else ""
 
 
@@ -177,11 +182,14 @@ def _rest_row(step: StepNote) -> str:
         )
         for note in step.incoming
     ]
+    told = [f"Asked: {gate.question} Answer: {gate_outcome(gate)}." for gate in step.gates]
+    told += [step.reason] if step.reason else []
+    reasons = [*(element("li", escape(text)) for text in told), *reasons]
     cells = [
         element("b", escape(step.id)),
         escape(step.title),
         pill(step.status),
-        element("ul", "".join(reasons)) if reasons else escape(step.reason),
+        element("ul", "".join(reasons)) if reasons else "",
     ]
     row = "".join(element("td", each) for each in cells)
     return element("tr", row, id=anchor(step.id))

@@ -40,6 +40,9 @@ def _head(report: Report) -> Iterator[str]:
     yield ""
     yield f"**{STATUS.get(report.status, report.status)}**: {_text(report.headline())}"
     yield ""
+    if _reason(report):
+        yield f"Reason: {_text(_reason(report))}"
+        yield ""
     facts = [
         f"Run {_code(report.run_id)}" if report.run_id else "",
         clock(report.started),
@@ -51,6 +54,10 @@ def _head(report: Report) -> Iterator[str]:
     yield " · ".join(filter(None, facts))
     if report.summary:
         yield from ("", "## Summary (written by a model)", "", _text(report.summary))
+
+
+def _reason(report: Report) -> str:
+    return report.reason if report.status != "succeeded" else ""
 
 
 def _found(report: Report) -> Iterator[str]:
@@ -165,6 +172,8 @@ def _rest(report: Report) -> Iterator[str]:
         status = STATUS.get(step.status, step.status)
         why = f", {_text(step.reason)}" if step.reason else ""
         yield f"- {_text(step.id)} {_text(step.title)}: {status}{why}"
+        for gate in step.gates:
+            yield f"  - asked: {_text(gate.question)} Answer: {_text(gate_outcome(gate))}"
         for note in step.incoming:
             state = {"disabled": "not taken", "enabled": "taken"}.get(note.state, note.state)
             evidence = f" ({_text(note.evidence)})" if note.evidence else ""

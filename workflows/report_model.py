@@ -217,5 +217,4 @@ class Report:
             "succeeded": "The guide was worked through to its end.",
             "inconclusive": "The guide came to no conclusion; all findings are below.",
         }
-        plain = words.get(self.status, f"The run ended {self.status.replace('_', ' ')}.")
-        return f"{plain} {self.reason}".strip() if self.status != "succeeded" else plain
+        return words.get(self.status, f"The run ended {self.status.replace('_', ' ')}.")

@@ -102,8 +102,8 @@ def gate_outcome(gate: GateNote) -> str:
     """Return what a gate was answered, by whom and after how long."""
     if gate.answered is None:
         return f"open; its default is {gate.default}"
-    who = "by default, nobody answered" if gate.by == "default" else f"by a {gate.by}"
-    return f"{gate.answer} {who}, after {span(gate.answered - gate.opened)}"
+    who = "by default since nobody answered" if gate.by == "default" else f"by a {gate.by}"
+    return f"{gate.answer}, {who}, after {span(gate.answered - gate.opened)}"
 
 
 def is_assembled(step: StepNote) -> bool:
