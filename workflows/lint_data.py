@@ -74,6 +74,9 @@ def _not_asked(
     if query in seen:
         return None
     runs = [each.id for each in document.steps if any(use.query == query for use in each.uses)]
+    if runs and step.id not in document.reached():
+        # That nothing leads to the step is told by the rule unreachable-step.
+        return None
     if runs:
         return (
             f"`{query}` runs in {', '.join(runs)}, from which no connections lead to {step.id}.",
@@ -110,20 +113,27 @@ def _mentions(document: Document, step: LintStep) -> Iterator[Finding]:
                 yield found("unknown-source", line, *problem)
         for match in _RESULT.finditer(text):
             source = step_numbers(match[1] or match[2] or match[3])[0]
-            if source != step.id and source not in document.above(step.id):
+            if source != step.id and _is_later(document, step, source):
                 yield _wrong_source(document, step, source, line)
 
 
 def _reads(document: Document, step: LintStep) -> Iterator[Finding]:
     value, line = step.policy.get("reads", ("", 0))
     for source in step_numbers(value):
-        if source not in document.above(step.id):
+        if _is_later(document, step, source):
             yield _wrong_source(document, step, source, line)
     value, line = step.policy.get("guide", ("", 0))
     if value and document.folder and not (Path(document.folder) / value.strip("` ")).is_file():
         yield found(
             "unknown-source", line, f"There is no guide {value!r}.", "Correct the guide's path."
         )
+
+
+def _is_later(document: Document, step: LintStep, source: str) -> bool:
+    """Whether a step cannot have run before; not for a step that nothing leads to."""
+    known = document.step(source) is not None
+    apart = known and step.id not in document.reached()
+    return source not in document.above(step.id) and not apart
 
 
 def _wrong_source(document: Document, step: LintStep, source: str, line: int) -> Finding:

@@ -66,14 +66,7 @@ def _targets(document: Document) -> Iterator[Finding]:
 
 
 def _reachability(document: Document) -> Iterator[Finding]:
-    nexts = document.successors()
-    reached = set(document.entries())
-    todo = list(reached)
-    while todo:
-        for target in nexts.get(todo.pop(), ()):
-            if target not in reached:
-                reached.add(target)
-                todo.append(target)
+    reached = document.reached()
     ending = _ending(document)
     for step in document.steps:
         if step.id not in reached:

@@ -59,6 +59,8 @@ def _numbers(document: Document) -> Iterator[Finding]:
                 f"{step.id} is in line {seen[step.id]} already.",
                 "Give each step its own number.",
             )
+            # The next one is told by the number that this one should have had.
+            before = (*before[:-1], before[-1] + 1)
             continue
         seen[step.id] = step.line
         if not _follows(before, number):
@@ -99,7 +101,8 @@ def _sections(document: Document, step: LintStep) -> Iterator[Finding]:
                 f"Write {fixed!r}.",
                 TextFix(line, (text,), (fixed,)),
             )
-    if "instructions" not in step.sections and step.text:
+    misspelt = any(difflib.get_close_matches(name, _KNOWN[:1], 1, 0.75) for name in step.sections)
+    if not misspelt and step.text:
         text = document.line(step.prose[0][0])
         yield found(
             "missing-section",

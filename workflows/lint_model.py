@@ -226,6 +226,12 @@ class Document:
         """Every step's next ones."""
         return {step.id: step.targets() for step in self.steps}
 
+    def reached(self) -> set[str]:
+        """Every step that a run can come to."""
+        nexts = {step: set(targets) for step, targets in self.successors().items()}
+        entries = set(self.entries())
+        return entries.union(*(_reach(entry, nexts) for entry in entries))
+
     def above(self, step_id: str) -> frozenset[str]:
         """Every step from which a path leads to this one."""
         if not self._above:

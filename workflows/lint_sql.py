@@ -6,6 +6,8 @@ a check of quotes, parentheses, the order of clauses and what must stand between
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
@@ -97,8 +99,7 @@ def _compiled(text: str, schema: str) -> Problem | None:
     except sqlite3.Error as error:
         message = str(error)
         if not message.startswith(_TABLE_ERRORS):
-            near = re.search(r'near "(.+?)"', message)
-            return Problem("sql-syntax", f"SQLite says: {message}.", _offset(text, near))
+            return Problem("sql-syntax", f"SQLite says: {message}.", _offset(text, message))
         if schema:
             return Problem("unknown-column", f"SQLite says: {message}.")
     finally:
@@ -106,9 +107,27 @@ def _compiled(text: str, schema: str) -> Problem | None:
     return None
 
 
-def _offset(text: str, near: re.Match[str] | None) -> int:
-    at = text.rfind(near[1]) if near else -1
-    return text.count("\n", 0, at) if at >= 0 else 0
+def _offset(text: str, message: str) -> int:
+    """How many lines below the first a syntax error stands.
+
+    SQLite names the token and not its place: it is the first one up to which it says the same.
+    """
+    near = re.search(r'near "(.+?)"', message)
+    if near is None:
+        return text.rstrip().count("\n")
+    for match in itertools.islice(re.finditer(re.escape(near[1]), text), 100):
+        if _message(text[: match.end()]) == message:
+            return text.count("\n", 0, match.start())
+    return 0
+
+
+def _message(text: str) -> str:
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        try:
+            connection.execute(f"EXPLAIN {text}", dict.fromkeys(placeholders(text)))
+        except sqlite3.Error as error:
+            return str(error)
+    return ""
 
 
 def _solid(tokens: Sequence[SqlToken]) -> list[tuple[SqlToken, int]]:
@@ -183,7 +202,7 @@ def _called(before: SqlToken) -> bool:
 
 def _neighbours(solid: Sequence[tuple[SqlToken, int]]) -> Iterator[Problem]:
     end = (SqlToken("end", ""), solid[-1][1] if solid else 0)
-    for (token, line), (after, _) in zip(solid, [*solid[1:], end], strict=True):
+    for (token, _), (after, line) in zip(solid, [*solid[1:], end], strict=True):
         left, right = token.text.lower(), after.text.lower()
         closes = right in (")", "") or after.kind == "end"
         clause = after.kind == "word" and right in NO_LEFT

@@ -43,6 +43,15 @@ _VALUE = re.compile(
     re.I,
 )
 _WORD = re.compile(r"[A-Za-z]+")
+# An unknown verb, told by what follows it: "Cordon the node", "Silence {alert}".
+_VERB_OBJECT = re.compile(
+    r"^(?!(?:the|this|that|these|those|there|it|if|when|while|a|an|all|each|every|some|no|none|for"
+    r"|in|on|at|to|as|so|by|from|with|of|and|but|or|not|here|where|what|which|who|after|before"
+    r"|because|since|until|once|only|both|either|neither|one)\b)"
+    r"[A-Za-z]+(?<!s)(?<!ed)(?<!ing)(?<!ly)(?:\s+(?:up|down|out|off|on|in|to|for|with|about))?"
+    r"\s+(?:(?:the|an?|all|each|every|its|their|any|both|this|that|these|those|whether|how)\b|[{`])",
+    re.I,
+)
 _CLAUSES = re.compile(r"[,;:]\s+|\b(?:then|and|or|not|please)\s+")
 _QUANTITY = re.compile(
     r"(?:\b(?:(?:more|deeper|higher|greater|larger|longer|older|bigger|fewer|less|lower|smaller"
@@ -136,6 +145,8 @@ def _imperative(step: LintStep) -> bool:
             word = _WORD.search(clause)
             if word and word[0].lower() in VERBS:
                 return True
+        if _VERB_OBJECT.match(sentence):
+            return True
     return False
 
 
@@ -170,7 +181,9 @@ def _unquantified(line: int, words: str) -> Finding:
 
 def _thresholds(document: Document, step: LintStep) -> Iterator[Finding]:
     coded = _coded_numbers(document, step)
-    if not coded:
+    # Zero is no threshold: `.rows > 0` asks whether there is anything.
+    if not coded - {0.0} or any(use.query not in (document.queries or {}) for use in step.uses):
+        # A number may be one of a query that is not at hand.
         return
     known = coded | _query_numbers(document, step)
     for line, sentence in sentences(step):
