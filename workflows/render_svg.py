@@ -39,7 +39,8 @@ def to_svg(plan: Plan, states: Mapping[str, str] | None = None) -> str:
     layout = lay_out(plan)
     labels = _Labels()
     lines, texts = [], []
-    for edge in plan.edges:
+    # Ways that were taken lie on top of those that were not.
+    for edge in sorted(plan.edges, key=lambda edge: known.get(edge.name) == "enabled"):
         path = layout.paths[edge.name]
         lines.append(_edge(edge, path, known))
         texts.append(labels.place(edge, path))
@@ -103,7 +104,9 @@ def _label(edge: Edge) -> str:
     """The words, cut to length; of code the end is kept, where siblings differ the most."""
     words = " ".join(_words(edge).split())
     if edge.predicate and not edge.condition and len(words) > _LABEL:
-        return f"…{words[1 - _LABEL :].lstrip()}"
+        end = words[1 - _LABEL :]
+        whole = end.partition(" ")[2]
+        return f"…{whole if len(whole) > _LABEL // 2 else end}"
     return _short(words, _LABEL)
 
 
