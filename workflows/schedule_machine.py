@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, cast, get_args
 
-from agentrt.workflows.events import Event, StepStatus
+from agentrt.workflows.events import Event, RunStatus, StepStatus
 from agentrt.workflows.guide import END, START
 from agentrt.workflows.schedule_graph import Graph
 from agentrt.workflows.schedule_joins import edge_errors, verdict, why_skipped
@@ -103,7 +103,9 @@ class Machine:
                 self._ask_again(step, "its process ended before it did", changes)
 
     def _run_ended(self, event: Event, changes: Changes) -> None:
-        self.state.status = event.data.get("status", "failed")
+        status = event.data.get("status")
+        known = isinstance(status, str) and status in get_args(RunStatus) and status != "running"
+        self.state.status = cast("RunStatus", status) if known else "failed"
         self.state.reason = str(event.data.get("reason", ""))
         for step in [*self.state.running, *self.state.waiting]:
             self.state.move(step, "cancelled").reason = "the run ended"
@@ -269,22 +271,14 @@ class Machine:
         changes.gates.append(name)
 
     def _gate_opened(self, event: Event, changes: Changes) -> None:
-        gate = str(event.data.get("gate", ""))
         step = self._step(event)
-        if gate in self.state.gates or step is None or not gate:
+        gate = None if step is None else GateState.read(str(event.step), event.data)
+        if step is None or gate is None or gate.gate in self.state.gates:
             self.state.ignored += 1
             return
-        data = event.data
-        self.state.gates[gate] = GateState(
-            gate,
-            str(event.step),
-            question=str(data.get("question", "")),
-            options=tuple(data.get("options") or ()),
-            default=str(data.get("default") or ""),
-            expires=data.get("expires"),
-        )
+        self.state.gates[gate.gate] = gate
         if step.status == "running":
-            step.waits_for, step.gate = "question", gate
+            step.waits_for, step.gate = "question", gate.gate
 
     def _gate_answered(self, event: Event, changes: Changes) -> None:
         gate = self.state.gates.get(str(event.data.get("gate", "")))

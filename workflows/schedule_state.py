@@ -7,7 +7,9 @@ events hold equal states, whatever happened to them meanwhile.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Literal, TypeAlias
 
 from agentrt.errors import InternalError
@@ -63,6 +65,23 @@ class GateState:
     expires: str | None = None
     answer: str | None = None
     by: str = ""
+
+    @classmethod
+    def read(cls, step: str, data: Mapping[str, Any]) -> GateState | None:
+        """The gate that the data of ``gate_opened`` describes; None where it describes none."""
+        gate, options, expires = data.get("gate"), data.get("options"), data.get("expires")
+        if not isinstance(gate, str) or not gate or not isinstance(options or [], (list, tuple)):
+            return None
+        if expires is not None and not _is_time(expires):
+            return None
+        return cls(
+            gate,
+            step,
+            question=str(data.get("question", "")),
+            options=tuple(map(str, options or ())),
+            default=str(data.get("default") or ""),
+            expires=expires,
+        )
 
 
 @dataclass(slots=True)
@@ -168,6 +187,16 @@ class RunState:
             seen = Counter(self.edges[edge] for edge in edges)
             recount = Inputs(seen["pending"], seen["enabled"], seen["disabled"])
             _agree(f"edges into {step}", self.inputs[step], recount)
+
+
+def _is_time(text: object) -> bool:
+    """Whether this is ISO-8601 with its offset from UTC."""
+    if not isinstance(text, str):
+        return False
+    try:
+        return datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        return False
 
 
 def _agree(what: str, kept: object, counted: object) -> None:

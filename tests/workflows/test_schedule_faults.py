@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -12,15 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentrt.workflows.events import Event
-from agentrt.workflows.guide import END, START
+from agentrt.workflows.guide import END, START, StepPolicy
 from agentrt.workflows.plan import Plan
-from agentrt.workflows.schedule import ScheduleConfig, fold
-from agentrt.workflows.schedule_joins import verdict
+from agentrt.workflows.schedule import Schedule, ScheduleConfig, fold
+from agentrt.workflows.schedule_joins import goes_on_after_conclusion, verdict
+from agentrt.workflows.schedule_machine import Machine
 from tests.workflows.schedule_sim import (
     ALL_FAULTS,
     TERMINAL,
     Faults,
     Shell,
+    iso,
     plan_of,
     random_edges,
     random_plan,
@@ -83,6 +85,86 @@ def test_quiet_runs_end_without_an_ignored_event(seed):
     assert not state.failed_steps() or state.status == "timed_out"
     if not any(event.kind == "step_cancelled" for event in shell.log):
         assert shell.ignored_at_end == 0
+
+
+JSON = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-2, 3),
+    st.just(float(2)),
+    st.text(max_size=3),
+    st.lists(st.text(max_size=2), max_size=2),
+    st.just({"edge_A_end": []}),
+)
+KINDS = (
+    "run_started",
+    "run_resumed",
+    "run_ended",
+    "step_started",
+    "step_finished",
+    "step_cancelled",
+    "step_skipped",
+    "gate_opened",
+    "gate_answered",
+    "lease_lost",
+    "lease_renewed",
+    "nonsense",
+)
+DATA = st.fixed_dictionaries(
+    {},
+    optional={
+        "attempt": st.one_of(st.just(1), JSON),
+        "status": st.one_of(st.sampled_from(["succeeded", "failed", "timed_out"]), JSON),
+        "edges": st.one_of(st.just({"edge_A_end": "enabled", "edge_A_B": "disabled"}), JSON),
+        "gate": st.one_of(st.sampled_from(["A/approve", "A/repeat-1"]), JSON),
+        "answer": st.one_of(st.sampled_from(["approve", "deny"]), JSON),
+        "options": JSON,
+        "default": JSON,
+        "tokens": JSON,
+        "worker": JSON,
+        "final": JSON,
+        "expires": st.one_of(st.just(iso(3.0)), JSON),
+    },
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(KINDS), st.sampled_from([None, "A", "B", "end", "Z"]), DATA),
+        max_size=25,
+    ),
+    st.booleans(),
+)
+def test_no_event_whatever_it_holds_raises_or_spoils_the_counters(made, compat):
+    policies = {"A": StepPolicy(gate="approve", gate_timeout=2.0, idempotent=False)}
+    plan = plan_of({"start": ["A"], "A": ["B", "end"], "B": ["end"]}, policies)
+    schedule = Schedule(plan, ScheduleConfig(compat=compat))
+    events = [("run_started", None, {}), ("step_started", "A", {"attempt": 1}), *made]
+    log = []
+    for index, (kind, step, data) in enumerate(events):
+        log.append(Event(index, iso(index), kind, step, data))
+        schedule.handle(log[-1], float(index))
+        schedule.check_integrity()
+        assert fold(plan, log, compat=compat) == schedule.state
+    if not compat:
+        schedule.tick(1e6)
+        assert fold(plan, log) == schedule.state
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32))
+def test_nothing_starts_after_a_conclusion_but_what_a_join_waits_for(seed):
+    shell = random_run(seed, replace(ALL_FAULTS, crash=0.0))
+    machine, allowed = Machine(shell.schedule.graph), None
+    joins = shell.plan.guide.on_conclusion == "finish-join"
+    for event in shell.log:
+        if event.kind == "step_started" and allowed is not None:
+            assert event.step in allowed
+        machine.apply(event)
+        if machine.state.conclusions and allowed is None:
+            graph, state = machine.graph, machine.state
+            allowed = goes_on_after_conclusion(graph, state) if joins else set()
 
 
 def test_ten_thousand_random_faulty_runs_end_in_a_named_state():
