@@ -135,6 +135,7 @@ class _Maker:
         schedule = ScheduleConfig(
             workers=self.settings.workers,
             compat=self.settings.compat,
+            ask_seconds=self.settings.patience,
             times=self.case.times if self.case and not self.depth else {},
         )
         return GuideRunner(

@@ -18,14 +18,13 @@ from agentrt.workflows.events import Event
 from agentrt.workflows.guide import END
 from agentrt.workflows.guides import guide_name
 from agentrt.workflows.guides.cases import Case, case_files, load_case
-from agentrt.workflows.person import ScriptedPerson
 from agentrt.workflows.plan import Plan
 from agentrt.workflows.prompt import fill
 from agentrt.workflows.schedule import fold
 from agentrt.workflows.session import open_session
 from agentrt.workflows.session_parts import SessionSettings
 from agentrt.workflows.simulate import edges_on_path, path_times, simulate
-from agentrt.workflows.testing_model import CaseModel
+from agentrt.workflows.testing_model import CaseModel, CasePerson
 
 __all__ = [
     "CaseResult",
@@ -225,8 +224,7 @@ async def _run(
         patience=0.0,
         recorded=True,
     )
-    people = {f"{step}/approve": answer for step, answer in case.people.items()}
-    async with open_session(settings, directory, person=ScriptedPerson(people)) as session:
+    async with open_session(settings, directory, person=CasePerson(case)) as session:
         run_id = f"{guide_name(path)}-{case.id}-{workers}"
         await session.runner.run(session.parameters, run_id=run_id)
         summary = summarise(session.plan, session.log.events(run_id))

@@ -1,4 +1,4 @@
-"""A model that answers as an incident file says, for tests of guides and for trying them out."""
+"""A model and a person that answer as an incident file says: for tests, and for trying guides."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from agentrt.workflows.guides.cases import Case
 from agentrt.workflows.models import Choice, Message, ModelFailure, Reply
+from agentrt.workflows.person import Question
 
-__all__ = ["CaseModel"]
+__all__ = ["CaseModel", "CasePerson"]
 
 
 class CaseModel:
@@ -57,3 +58,14 @@ class CaseModel:
 
     def _keep(self, messages: Sequence[Message]) -> None:
         self.prompts += [message["content"] for message in messages]
+
+
+class CasePerson:
+    """Answers gates as the incident's ``[people]`` say, by step; any other question by default."""
+
+    def __init__(self, case: Case) -> None:
+        self._answers = {f"{step}/approve": answer for step, answer in case.people.items()}
+
+    async def ask(self, question: Question) -> str | None:
+        """Return the answer; never waits."""
+        return self._answers.get(question.gate, question.default)

@@ -9,9 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
-
 from agentrt.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -198,14 +195,13 @@ def runs(
     if as_json:
         print_json({"runs": found})
         return
-    table = Table(box=None, pad_edge=False)
-    for column in ("run", "guide", "status", "begun", "forked from", "asks"):
-        table.add_column(column, overflow="fold")
     for each in found:
-        asks = ", ".join(each["asks"])
-        parent = each["parent"] or ""
-        table.add_row(each["run"], each["guide"], each["status"], each["begun"], parent, asks)
-    Console().print(table, markup=False, highlight=False)
+        line = f"{each['run']}  {each['guide']:<18} {each['status']:<12} {each['begun']}"
+        line += f"  fork of {each['parent']}" if each["parent"] else ""
+        line += f"  asks {', '.join(each['asks'])}" if each["asks"] else ""
+        typer.echo(line)
+    if not found:
+        typer.echo(f"no runs in {out}")
 
 
 def answer(

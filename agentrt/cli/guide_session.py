@@ -22,7 +22,7 @@ from agentrt.errors import ConfigError
 from agentrt.workflows.guides import open_guide
 from agentrt.workflows.log import RunLog
 from agentrt.workflows.models import ScriptedModel
-from agentrt.workflows.person import Person, Question, ScriptedPerson, check_answer
+from agentrt.workflows.person import Person, Question, check_answer
 from agentrt.workflows.run import RunOutcome, check_parameters, new_id
 from agentrt.workflows.session import Session, open_log, open_session
 from agentrt.workflows.session_parts import (
@@ -32,6 +32,7 @@ from agentrt.workflows.session_parts import (
     read_settings,
     save_settings,
 )
+from agentrt.workflows.testing_model import CasePerson
 
 if TYPE_CHECKING:
     from agentrt.workflows.extract import Proposal
@@ -149,8 +150,7 @@ async def _work(
 
 def _person(settings: SessionSettings, view: RunView) -> Person | None:
     if settings.model == "scripted" and settings.incident:
-        people = read_case(Path(settings.incident)).people
-        return ScriptedPerson({f"{step}/approve": text for step, text in people.items()})
+        return CasePerson(read_case(Path(settings.incident)))
     return _TerminalPerson(view) if is_interactive() else None
 
 
@@ -183,12 +183,13 @@ class _TerminalPerson:
 
 
 def _write_reports(session: Session, outcome: RunOutcome, out: Path) -> None:
-    from agentrt.workflows.report import write_report
+    from agentrt.workflows.report import report_run, write_report
 
     directory = out / outcome.run_id
     directory.mkdir(parents=True, exist_ok=True)
+    report = report_run(session.log, outcome.run_id, session.plan, data=session.store)
     for suffix in ("md", "html"):
-        write_report(session.log, outcome.run_id, session.plan, directory / f"report.{suffix}")
+        write_report(report, directory / f"report.{suffix}")
 
 
 def _finish(outcome: RunOutcome, out: Path, console: Console, as_json: bool) -> None:
