@@ -37,6 +37,7 @@ from agentrt.workflows.report_notes import (
     model_note,
     nested_note,
     reason_of,
+    series_of,
 )
 from agentrt.workflows.run_outcome import outcome_of
 from agentrt.workflows.schedule import fold
@@ -47,6 +48,7 @@ __all__ = ["build_report"]
 Note = TypeVar("Note")
 
 _PREVIEW_ROWS = 12
+_MOST_ROWS = 500
 _SETTINGS = ("guide", "fingerprint", "executor", "workers", "budget", "seed")
 
 
@@ -185,6 +187,7 @@ class _Collector:
         for number, event in enumerate(self._of(name, "query_run")):
             request = event.data.get("request", {})
             handle = handle_of(event.data)
+            rows = self._rows(handle) if handle else []
             window = [request.get("start", ""), request.get("end", "")]
             yield QueryNote(
                 anchor=f"{name}-query-{number + 1}",
@@ -195,17 +198,18 @@ class _Collector:
                 parameters=request.get("parameters", {}),
                 window=" to ".join(filter(None, window)),
                 handle=handle,
-                rows=self._preview(handle) if handle else (),
+                rows=tuple(rows[:_PREVIEW_ROWS]),
                 failure=failure_of(event.data),
                 attempt=int(event.data.get("attempt", 1)),
                 at=self._at(event),
+                series=series_of(handle, rows) if handle else (),
             )
 
-    def _preview(self, handle: Handle) -> tuple[Row, ...]:
+    def _rows(self, handle: Handle) -> Sequence[Row]:
         if self.data is None:
             return handle.sample
         try:
-            return tuple(self.data.rows(handle, limit=_PREVIEW_ROWS))
+            return self.data.rows(handle, limit=_MOST_ROWS)
         except DataError:
             # The log outlives the tables, and its sample is evidence, too.
             return handle.sample

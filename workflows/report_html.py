@@ -159,7 +159,12 @@ def _finding(step: StepNote) -> str:
         text = f"{step.gates[-1].question} Answer: {gate_outcome(step.gates[-1])}."
     what = element("b", escape(step.title)) + element("span", escape(text))
     links = "".join(
-        element("a", escape(query.name), href=f"#{query.anchor}") for query in step.queries[:6]
+        element(
+            "a",
+            escape(query.name + (" (failed)" if query.failure else "")),
+            href=f"#{query.anchor}",
+        )
+        for query in step.queries[:6]
     )
     concluded = "concluded" if step.conclusion else None
     body = link + element("div", what, class_="what") + element("div", links, class_="links")

@@ -24,6 +24,7 @@ from agentrt.workflows.report_model import (
     QueryNote,
     StepNote,
 )
+from agentrt.workflows.report_pictures import sparkline
 from agentrt.workflows.report_words import (
     STATUS,
     cell,
@@ -114,6 +115,8 @@ def _query_parts(query: QueryNote) -> Iterator[str]:
     yield facts([*given, ("window", query.window)], "given")
     if query.handle is None:
         return
+    if len(query.series) >= 5:
+        yield sparkline(query.series)
     if query.rows:
         yield _rows(query)
     note = preview_note(query)

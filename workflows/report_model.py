@@ -25,7 +25,10 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class QueryNote:
-    """A query that was asked. ``at`` is seconds after the run began; ``rows`` a preview."""
+    """A query that was asked. ``at`` is seconds after the run began; ``rows`` a preview.
+
+    ``series`` are the values of its one measured column over time, or empty where it has none.
+    """
 
     anchor: str
     name: str
@@ -39,6 +42,7 @@ class QueryNote:
     failure: str
     attempt: int
     at: float
+    series: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

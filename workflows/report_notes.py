@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agentrt.workflows.data_handle import Handle
+from agentrt.workflows.data_handle import Handle, Row
 from agentrt.workflows.events import Event
 from agentrt.workflows.guide import Edge
 from agentrt.workflows.report_model import CommandNote, ModelNote, NestedNote
@@ -24,6 +26,7 @@ __all__ = [
     "model_note",
     "nested_note",
     "reason_of",
+    "series_of",
 ]
 
 
@@ -133,3 +136,24 @@ def nested_note(data: Mapping[str, Any]) -> NestedNote | None:
         findings={str(key): str(text) for key, text in (outcome.get("findings") or {}).items()},
         failure=failure_of(data),
     )
+
+
+def series_of(handle: Handle, rows: Sequence[Row]) -> tuple[float, ...]:
+    """Return the values of a table that is one measurement over time, else nothing.
+
+    It is one where its first column of times only ever grows, all rows are at hand, and they are
+    at least five: several series in one table would repeat their times.
+    """
+    kinds = [column.type for column in handle.columns]
+    if "timestamp" not in kinds or len(rows) != handle.rows or len(rows) < 5:
+        return ()
+    measured = [
+        place
+        for place, column in enumerate(handle.columns)
+        if column.type in ("integer", "number") and column.name != "line"
+    ]
+    times = [str(row[kinds.index("timestamp")]) for row in rows]
+    if len(measured) != 1 or any(early >= late for early, late in itertools.pairwise(times)):
+        return ()
+    values = [row[measured[0]] for row in rows]
+    return tuple(float(v) for v in values if isinstance(v, int | float) and math.isfinite(v))

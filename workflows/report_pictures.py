@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from xml.etree import ElementTree
 
 from agentrt.workflows.guide import END, START
 from agentrt.workflows.render import to_svg
 from agentrt.workflows.report_markup import anchor, element, escape, tone
 from agentrt.workflows.report_model import AttemptNote, GateNote, Report, StepNote
-from agentrt.workflows.report_words import STATUS, span
+from agentrt.workflows.report_words import STATUS, cell, span
 
-__all__ = ["dag", "dag_styles", "timeline"]
+__all__ = ["dag", "dag_styles", "sparkline", "timeline"]
 
 _DARK = {
     "#ffffff": "#161920",
@@ -127,3 +127,19 @@ def _attempt_bar(attempt: AttemptNote, whole: float) -> str:
 def _place(start: float, end: float, whole: float) -> str:
     left = min(100.0, 100 * start / whole)
     return f"left:{left:.3f}%;width:{min(100 - left, 100 * (end - start) / whole):.3f}%"
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """Return a small line of a measurement over time with its lowest and highest value."""
+    low, high = min(values), max(values)
+    reach = (high - low) or 1.0
+    step = 480 / max(1, len(values) - 1)
+    points = " ".join(
+        f"{step * place:.1f},{58 - 52 * (value - low) / reach:.1f}"
+        for place, value in enumerate(values)
+    )
+    said = f"from {cell(values[0])} to {cell(values[-1])}, between {cell(low)} and {cell(high)}"
+    line = element("title", escape(said)) + element("polyline", points=points)
+    drawn = element("svg", line, viewBox="-4 0 488 64", preserveAspectRatio="none", role="img")
+    ends = element("span", escape(cell(high))) + element("span", escape(cell(low)))
+    return element("div", drawn + element("div", ends, class_="ends"), class_="spark")
