@@ -19,20 +19,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from agentrt.errors import CapacityError, InvalidRequest
+from agentrt.errors import InvalidRequest
 from agentrt.workflows.events import Event
 from agentrt.workflows.log_fork import Fork, forked_events
 from agentrt.workflows.log_owner import Owner, RunBusy, Survey, survey, this_process
+from agentrt.workflows.log_payload import PayloadTooLarge, encode
 from agentrt.workflows.log_schema import LogError, LogFull, prepare, translated
-from agentrt.workflows.schedule import fold
+from agentrt.workflows.schedule_fold import fold
 
 __all__ = ["LogError", "LogFull", "PayloadTooLarge", "RunBusy", "RunInfo", "RunLog", "fold"]
 
 _COLUMNS = "run_id, guide, fingerprint, created, parent, fork_step"
-
-
-class PayloadTooLarge(CapacityError, ValueError):
-    """An event's data is larger than the log takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +183,7 @@ class RunLog:
             RunBusy: another process owns the run.
             LogFull: the disk is full. Nothing was appended; the run can be resumed.
         """
-        text = self._encode(kind, data)
+        text = encode(kind, data, self._max_bytes)
         with self._transaction() as db:
             if kind != "gate_answered":
                 self._check_owner(db, run_id)
@@ -218,22 +215,6 @@ class RunLog:
             Event(index, time, kind, step, json.loads(data))
             for index, time, kind, step, data in rows
         ]
-
-    def _encode(self, kind: str, data: Mapping[str, Any] | None) -> str:
-        try:
-            text = json.dumps(dict(data or {}), allow_nan=False, separators=(",", ":"))
-        except (TypeError, ValueError) as error:
-            raise InvalidRequest(
-                f"The data of {kind} is not JSON: {error}.",
-                remedy="Give strings, finite numbers, booleans, None, lists and mappings of them.",
-            ) from error
-        size = len(text.encode())
-        if size > self._max_bytes:
-            raise PayloadTooLarge(
-                f"The data of {kind} has {size} bytes; the log takes {self._max_bytes}.",
-                remedy="Put the data into a file and its handle (id, digest, sample) into the log.",
-            )
-        return text
 
     def _now(self) -> str:
         now = datetime.fromtimestamp(self._clock(), UTC)
@@ -317,7 +298,10 @@ class RunLog:
         """
         old = self.run(run_id)
         events = forked_events(self.events(run_id), Fork(run_id, step, result, edges), self._now())
-        encoded = [(e.index, e.time, e.kind, e.step, self._encode(e.kind, e.data)) for e in events]
+        encoded = [
+            (e.index, e.time, e.kind, e.step, encode(e.kind, e.data, self._max_bytes))
+            for e in events
+        ]
         info = RunInfo(new_run_id, old.guide, old.fingerprint, self._now(), run_id, step)
         with self._transaction() as db:
             self._insert_run(db, info)

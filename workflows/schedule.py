@@ -19,14 +19,13 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
 
 from agentrt.workflows.events import Command, EndRun, Event, RunStatus, StartStep, Wake
-from agentrt.workflows.guide import END
+from agentrt.workflows.guide import END, OnConclusion
 from agentrt.workflows.schedule_alarms import Alarms
 from agentrt.workflows.schedule_compat import CompatScan
 from agentrt.workflows.schedule_config import (
+    Ending,
     Fact,
     Outbox,
     ScheduleConfig,
@@ -34,29 +33,13 @@ from agentrt.workflows.schedule_config import (
     outcome,
     seconds,
 )
+from agentrt.workflows.schedule_fold import fold
 from agentrt.workflows.schedule_graph import Graph, PlanLike
 from agentrt.workflows.schedule_joins import goes_on_after_conclusion
-from agentrt.workflows.schedule_machine import Changes, Machine
-from agentrt.workflows.schedule_state import RunState
+from agentrt.workflows.schedule_machine import Machine
+from agentrt.workflows.schedule_state import Changes, RunState
 
 __all__ = ["Fact", "RunState", "Schedule", "ScheduleConfig", "ScheduleStatistics", "fold"]
-
-Winding: TypeAlias = Literal["cancel", "drain", "finish-join"]
-
-
-@dataclass(slots=True)
-class _Ending:
-    """The run is being wound up: which steps may still start, and what it will end as."""
-
-    status: RunStatus
-    reason: str
-    how: Winding
-    allowed: set[str] = field(default_factory=set)
-
-    @property
-    def result(self) -> tuple[RunStatus, str]:
-        """What the run ends as, and why."""
-        return self.status, self.reason
 
 
 class Schedule:
@@ -78,7 +61,7 @@ class Schedule:
         self._timers = self._alarms.timers
         self._ready: list[tuple[tuple[float, int], str]] = []
         self._starting: dict[str, int] = {}
-        self._ending: _Ending | None = None
+        self._ending: Ending | None = None
         self._end_sent = False
         self._began = self._last = 0.0
         self._woken: float | None = None
@@ -232,11 +215,11 @@ class Schedule:
         elif limit is not None and state.tokens > limit and not self._winding("cancel"):
             self._wind_up("failed", f"{state.tokens} tokens used of {limit}", "cancel")
 
-    def _winding(self, how: Winding) -> bool:
+    def _winding(self, how: OnConclusion) -> bool:
         return self._ending is not None and self._ending.how == how
 
-    def _wind_up(self, status: RunStatus, reason: str, how: Winding) -> None:
-        self._ending = _Ending(status, reason, how)
+    def _wind_up(self, status: RunStatus, reason: str, how: OnConclusion) -> None:
+        self._ending = Ending(status, reason, how)
         if how == "finish-join":
             self._ending.allowed = goes_on_after_conclusion(self.graph, self.state)
 
@@ -337,18 +320,3 @@ class Schedule:
             f"{count} {status}" for status, count in sorted((+self.state.counts).items())
         )
         return f"<Schedule [{self.state.status}] {counts}>"
-
-
-def fold(plan: PlanLike, events: Iterable[Event], *, compat: bool = False) -> RunState:
-    """The state that these events come to, whatever schedule they were made by.
-
-    Args:
-        compat: the run was made in compatibility mode; ``compat`` in the data of ``run_started``
-            says so, too.
-    """
-    events = list(events)
-    compat = compat or (bool(events) and events[0].data.get("compat") is True)
-    machine = Machine(Graph(plan), compat=compat)
-    for event in events:
-        machine.apply(event)
-    return machine.state

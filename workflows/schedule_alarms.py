@@ -10,7 +10,8 @@ from typing import Any
 
 from agentrt.workflows.events import AskPerson, CancelStep, Event
 from agentrt.workflows.schedule_config import Fact, Outbox, ScheduleConfig, seconds
-from agentrt.workflows.schedule_machine import APPROVE, Machine
+from agentrt.workflows.schedule_machine import Machine
+from agentrt.workflows.schedule_state import APPROVE
 from agentrt.workflows.schedule_timers import Timers, backoff
 
 __all__ = ["Alarms"]

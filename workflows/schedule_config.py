@@ -9,10 +9,10 @@ from typing import Any
 
 from agentrt.errors import ConfigError
 from agentrt.workflows.events import Command, RunStatus
-from agentrt.workflows.guide import END
+from agentrt.workflows.guide import END, OnConclusion
 from agentrt.workflows.schedule_state import RunState
 
-__all__ = ["Fact", "Outbox", "ScheduleConfig", "ScheduleStatistics", "outcome", "seconds"]
+__all__ = ["Ending", "Fact", "Outbox", "ScheduleConfig", "ScheduleStatistics", "outcome", "seconds"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,21 @@ class Outbox:
 
     commands: list[Command] = field(default_factory=list)
     facts: list[Fact] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Ending:
+    """The run is being wound up: which steps may still start, and what it will end as."""
+
+    status: RunStatus
+    reason: str
+    how: OnConclusion
+    allowed: set[str] = field(default_factory=set)
+
+    @property
+    def result(self) -> tuple[RunStatus, str]:
+        """What the run ends as, and why."""
+        return self.status, self.reason
 
 
 def outcome(state: RunState) -> tuple[RunStatus, str]:

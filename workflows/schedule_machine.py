@@ -7,35 +7,15 @@ comes late, twice or out of turn is counted and has no effect.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Final, cast, get_args
+from typing import Any, cast, get_args
 
 from agentrt.workflows.events import Event, RunStatus, StepStatus
 from agentrt.workflows.guide import END, START
 from agentrt.workflows.schedule_graph import Graph
 from agentrt.workflows.schedule_joins import edge_errors, verdict, why_skipped
-from agentrt.workflows.schedule_state import GateState, RunState, StepState
+from agentrt.workflows.schedule_state import Changes, GateState, RunState, StepState
 
-__all__ = ["APPROVE", "Changes", "Machine"]
-
-APPROVE: Final = ("approve", "deny")
-"""The answers of a gate that lets a step start, or start again."""
-
-
-@dataclass(slots=True)
-class Changes:
-    """What followed from one event: by step, in order.
-
-    ``started`` and ``stopped`` are attempts; ``ready``, ``gates``, ``retries`` and ``skipped`` are
-    steps that now wait for a worker, for an approval, for the next attempt, or never will.
-    """
-
-    started: list[str] = field(default_factory=list)
-    ready: list[str] = field(default_factory=list)
-    gates: list[str] = field(default_factory=list)
-    retries: list[str] = field(default_factory=list)
-    skipped: list[tuple[str, str]] = field(default_factory=list)
-    stopped: list[str] = field(default_factory=list)
+__all__ = ["Machine"]
 
 
 class Machine:

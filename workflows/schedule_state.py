@@ -10,17 +10,37 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from agentrt.errors import InternalError
 from agentrt.workflows.events import EdgeState, RunStatus, StepStatus
 from agentrt.workflows.schedule_graph import Graph
 
-__all__ = ["GateState", "Inputs", "RunState", "StepState", "WaitsFor"]
+__all__ = ["APPROVE", "Changes", "GateState", "Inputs", "RunState", "StepState", "WaitsFor"]
 
 WaitsFor: TypeAlias = Literal["", "worker", "gate", "retry", "question"]
 """Why a step does not get on: no free worker, an approval, the pause before the next attempt, or
 (while it runs) the answer to its question."""
+
+
+APPROVE: Final = ("approve", "deny")
+"""The answers of a gate that lets a step start, or start again."""
+
+
+@dataclass(slots=True)
+class Changes:
+    """What followed from one event: by step, in order.
+
+    ``started`` and ``stopped`` are attempts; ``ready``, ``gates``, ``retries`` and ``skipped`` are
+    steps that now wait for a worker, for an approval, for the next attempt, or never will.
+    """
+
+    started: list[str] = field(default_factory=list)
+    ready: list[str] = field(default_factory=list)
+    gates: list[str] = field(default_factory=list)
+    retries: list[str] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    stopped: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
