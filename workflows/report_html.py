@@ -11,6 +11,7 @@ from agentrt.workflows.report_markup import (
     element,
     escape,
     facts,
+    inline,
     pill,
     section,
     table,
@@ -32,7 +33,7 @@ def to_html(report: Report) -> str:
     """Return the whole page; the same report gives the same text."""
     sections = dict(_sections(report))
     main = element("main", _hero(report) + "".join(sections.values()), class_="wrap")
-    body = _bar(sections) + main + _foot(report)
+    body = _bar(sections) + main + _foot()
     return (
         f'<!doctype html>\n<html lang="en"><head>{_head(report)}</head>\n'
         f'<body id="top">{body}</body></html>\n'
@@ -183,7 +184,7 @@ def _rest_row(step: StepNote) -> str:
             "li",
             f"{escape(note.edge.source)}, {escape(note.words)}: "
             + escape({"disabled": "not taken", "enabled": "taken"}.get(note.state, note.state))
-            + (f" {tag(note.by, note.by)} {escape(note.evidence)}" if note.evidence else ""),
+            + (f" {tag(note.by, note.by)} {inline(note.evidence)}" if note.evidence else ""),
         )
         for note in step.incoming
     ]
@@ -213,6 +214,6 @@ def _settings(report: Report) -> str:
     return element("table", element("tbody", "".join(cells)), class_="figures")
 
 
-def _foot(report: Report) -> str:
-    text = "Put together by agentrt from the log of the run. Text marked so was written by a model."
+def _foot() -> str:
+    text = "Put together by agentrt from the log of the run. What a model wrote is marked as such."
     return element("footer", escape(text), class_="wrap")

@@ -10,6 +10,7 @@ from agentrt.workflows.report_markup import (
     element,
     escape,
     facts,
+    inline,
     pill,
     table,
     tag,
@@ -184,7 +185,7 @@ def _decision_rows(decisions: Sequence[DecisionNote]) -> Iterator[str]:
             element("code", words) if code else words,
             {"enabled": "yes", "disabled": "no"}.get(note.state, escape(note.state)),
             tag(note.by, note.by),
-            escape(note.evidence),
+            inline(note.evidence),
         ]
         taken = "taken" if note.state == "enabled" else None
         yield element("tr", "".join(element("td", each) for each in cells), class_=taken)

@@ -8,13 +8,32 @@ from collections.abc import Iterable, Sequence
 
 from agentrt.workflows.report_words import STATUS
 
-__all__ = ["anchor", "details", "element", "escape", "facts", "pill", "section", "table", "tag"]
+__all__ = [
+    "anchor",
+    "details",
+    "element",
+    "escape",
+    "facts",
+    "inline",
+    "pill",
+    "section",
+    "table",
+    "tag",
+    "tone",
+]
+
+_CODE = re.compile(r"`([^`\n]+)`")
 
 
 def escape(text: object) -> str:
     """Return ``text`` safe in an element or a quoted attribute, without control characters."""
     clean = "".join(char if char >= " " or char in "\n\t" else "\ufffd" for char in str(text))
     return html.escape(clean.encode("utf-8", "replace").decode("utf-8"), quote=True)
+
+
+def inline(text: object) -> str:
+    """Return escaped text in which what stands between backticks is set as code."""
+    return _CODE.sub(r"<code>\1</code>", escape(text))
 
 
 def element(name: str, body: str = "", /, **attributes: object) -> str:

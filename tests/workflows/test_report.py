@@ -15,6 +15,7 @@ from agentrt.workflows.events import Event
 from agentrt.workflows.parse import parse_guide
 from agentrt.workflows.plan import make_plan
 from agentrt.workflows.report import build_report, to_html, to_markdown, write_report
+from agentrt.workflows.report_notes import series_of
 
 GUIDE = """# Orders are late
 Overview.
@@ -359,6 +360,23 @@ class TestHtml:
         assert "xmlns" not in picture
         assert "ns0:" not in picture
 
+    def test_a_measurement_over_time_is_drawn(self, plan, store):
+        report = build_report(whole_run(plan, store), plan, data=store)
+        assert report.queries[1].series == tuple(400.0 * i for i in range(20))
+        text = parsed(to_html(report)).text
+        assert "from 0 to 7600, between 0 and 7600" in text
+
+    def test_a_step_that_was_not_approved_says_who_said_so(self, plan, store):
+        events = [event for event in whole_run(plan, store) if event.index <= 13]
+        events[-1].data.update(answer="deny", by="default")
+        ended = {"status": "inconclusive", "reason": "no enabled edge leads to end"}
+        events.append(Event(14, "2026-03-01T12:01:00Z", "run_ended", None, ended))
+        report = build_report(events, plan, data=store)
+        for text in (parsed(to_html(report)).text, to_markdown(report)):
+            assert "deny, by default since nobody answered" in text
+            assert "no enabled edge leads to end" in text
+            assert "came to no conclusion" in text
+
     def test_a_summary_is_marked_as_a_models(self, plan, store):
         report = build_report(whole_run(plan, store), plan, summary="All <b>well</b>.")
         read = parsed(to_html(report))
@@ -443,6 +461,27 @@ def headings(text):
         elif line.startswith("#"):
             found.append(line)
     return found
+
+
+class TestSeries:
+    @pytest.mark.parametrize(
+        ("columns", "rows"),
+        [
+            (["ts", "a"], [(ts, depth) for ts, _, depth in ROWS[:4]]),
+            (["ts", "name"], [(ts, queue) for ts, queue, _ in ROWS]),
+            (["ts", "a", "b"], [(ts, depth, depth) for ts, _, depth in ROWS]),
+            (["ts", "a"], [(ts, depth) for ts, _, depth in ROWS + ROWS]),
+            (["n", "a"], [(depth, depth) for _, _, depth in ROWS]),
+        ],
+    )
+    def test_what_is_no_single_measurement_is_not_drawn(self, store, columns, rows):
+        handle = store.put("q", columns, [row[: len(columns)] for row in rows])
+        assert series_of(handle, store.rows(handle)) == ()
+
+    def test_line_numbers_and_missing_values_are_no_measurements(self, store):
+        rows = [(i, ts, None if i == 3 else depth) for i, (ts, _, depth) in enumerate(ROWS)]
+        handle = store.put("q", ["line", "ts", "depth"], rows)
+        assert len(series_of(handle, store.rows(handle))) == 19
 
 
 class TestWrite:
