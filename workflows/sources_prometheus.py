@@ -43,7 +43,11 @@ def ask_prometheus(
 
 def _base(bound: BoundQuery) -> str:
     url = str(bound.source.settings["url"]).rstrip("/")
-    if urlsplit(url).scheme not in ("http", "https"):
+    parts = urlsplit(url)
+    if parts.username or parts.password:
+        # The address is named in messages and logs.
+        raise failed(bound, "the url holds a password", "Put a token in token_env instead.")
+    if parts.scheme not in ("http", "https"):
         raise failed(bound, f"{url!r} is no HTTP address", "Write http://HOST:PORT.")
     return url
 

@@ -167,6 +167,11 @@ class TestPrometheus:
         with pytest.raises(QueryFailed, match="no HTTP address"):
             ask(templates("file:///etc/passwd"))
 
+    def test_a_password_in_the_address_is_refused_and_not_repeated(self):
+        with pytest.raises(QueryFailed, match="token_env") as caught:
+            ask(templates("http://user:hunter2@127.0.0.1:9"))
+        assert "hunter2" not in str(caught.value)
+
     def test_a_huge_answer_is_given_up(self):
         def reply(handler):
             handler.send_response(200)
