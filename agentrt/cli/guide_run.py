@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
 from agentrt.errors import ConfigError
 
 if TYPE_CHECKING:

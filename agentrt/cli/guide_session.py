@@ -138,9 +138,10 @@ async def _work(
             settings, out, person=_person(settings, view), on_event=view.show
         ) as session:
             if settings.model == "none" and not is_interactive():
+                wait = f" unless answered within {settings.patience:g} s"
                 view.note(
-                    f"no model and no terminal: a condition in prose does not hold, unless "
-                    f"somebody answers within {settings.patience:g} s (agentrt guide answer)"
+                    "no model and no terminal: a condition in prose does not hold"
+                    + (wait if settings.patience else "")
                 )
             view.note(f"run {name} of {session.plan.guide.name}, {settings.workers} workers")
             outcome = await work(session)
