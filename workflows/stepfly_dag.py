@@ -160,7 +160,7 @@ class _Lines:
             found = self._text.find(json.dumps(value), self._at)
         if found < 0:
             return 0
-        self._at = found
+        self._at = found + 1
         return self._text.count("\n", 0, found) + 1
 
 

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.workflows.test_lint_clean import Clean, all_clean
+from tests.workflows.test_lint_clean import all_clean
+from tests.workflows.test_lint_samples import Clean
 
 PER_GUIDE = 1
 

@@ -11,7 +11,7 @@ import pytest
 from agentrt.workflows.lint import apply_fixes, lint_path
 from agentrt.workflows.parse import load_guide
 from tests.workflows import test_lint_seed_data, test_lint_seed_flow, test_lint_seed_words
-from tests.workflows.test_lint_clean import Clean
+from tests.workflows.test_lint_samples import Clean
 from tests.workflows.test_lint_seed_base import OPERATORS, Seed, seeds
 
 # Importing the operators registers them.

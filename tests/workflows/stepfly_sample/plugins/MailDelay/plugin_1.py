@@ -1,0 +1,22 @@
+"""A query of the sample guide: data for the importer; only a test that compares runs it."""
+
+
+class Plugin1:
+    plugin_id = "1"
+    description = "Delay of a relay. Parameters: relay, start_time, end_time, limit."
+    source_tsg = "MailDelay"
+    language = "sql"
+    template = """SELECT ts, delay_seconds FROM relay_delay
+WHERE relay = '{relay}' AND ts BETWEEN '{start_time}' AND '{end_time}'
+ORDER BY ts LIMIT {limit}"""
+
+    def execute(self, **kwargs):
+        required_params = ["relay", "start_time", "end_time", "limit"]
+        for name in required_params:
+            if name not in kwargs:
+                return f"Missing required parameter: {name}"
+        values = dict(kwargs)
+        for name in ["start_time", "end_time"]:
+            if "T" in values[name]:
+                values[name] = values[name].replace("T", " ").replace("Z", "")
+        return self.template.format(**values)
