@@ -285,7 +285,8 @@ def test_a_zombie_is_dead():
         if stat.read_text().rpartition(")")[2].split()[0] == "Z":
             break
         threading.Event().wait(0.01)
-    assert survey(replace(this_process(), pid=child.pid)) == "dead"
+    begun = int(stat.read_text().rpartition(")")[2].split()[19])
+    assert survey(replace(this_process(), pid=child.pid, started=begun)) == "dead"
     child.wait(30)
     child.stdout.close()
 

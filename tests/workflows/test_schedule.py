@@ -441,8 +441,8 @@ def test_the_wall_budget_ends_the_run_and_does_not_count_the_time_of_a_crash():
     run = Run({"start": ["A"], "A": ["end"]}, wall_seconds=50.0)
     run.now = 40.0
     run.crash()
-    run.to(50.5)
-    assert run.end is None
+    run.to(90.5)
+    assert not run.of(CancelStep)
     run.to(91.0)
     assert run.of(CancelStep)
     run.fail("A", "timed_out")
