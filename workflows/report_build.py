@@ -16,6 +16,7 @@ from agentrt.workflows.data_handle import Handle, Row
 from agentrt.workflows.events import Event
 from agentrt.workflows.guide import END, START
 from agentrt.workflows.plan import Plan
+from agentrt.workflows.prompt import fill
 from agentrt.workflows.report_model import (
     AttemptNote,
     DecisionNote,
@@ -116,6 +117,8 @@ class _Collector:
         self, events: Sequence[Event], plan: Plan, state: RunState, data: DataStore | None
     ) -> None:
         self.plan, self.state, self.data = plan, state, data
+        started = (event.data for event in events if event.kind == "run_started")
+        self._parameters = next(started, {}).get("parameters", {})
         self._origin = datetime.fromisoformat(events[0].time) if events else None
         self.last = max((self._at(event) for event in events), default=0.0)
         self._events: dict[str, list[Event]] = {name: [] for name in plan.nodes}
@@ -224,7 +227,7 @@ class _Collector:
                 continue
             yield DecisionNote(
                 edge=edge,
-                words=edge_words(edge),
+                words=fill(edge_words(edge), self._parameters),
                 state=state,
                 by=str(data.get("by", "rule")),
                 evidence=str(data.get("evidence", "")) or implied(self.state.steps[name]),

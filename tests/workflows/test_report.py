@@ -40,7 +40,7 @@ Drain it.
 ### Instructions
 Look at it.
 ### Connections
-- if the network is slow: Step 4
+- if the network of {region} is slow: Step 4
 ## Step 4 - Conclude
 ### Instructions
 Say so.
@@ -223,6 +223,7 @@ class TestBuild:
         assert third.status == "skipped"
         assert third.reason == "every incoming edge is disabled"
         assert [note.state for note in third.incoming] == ["disabled"]
+        assert [note.words for note in third.decisions] == ["the network of eu is slow"]
         assert last.conclusion == "The backlog explains the alert."
 
     def test_without_the_tables_it_shows_the_samples(self, plan, store):
