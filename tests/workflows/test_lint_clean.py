@@ -6,7 +6,8 @@ import pytest
 
 from agentrt.workflows.lint import lint, lint_path
 from agentrt.workflows.parse import load_guide
-from tests.workflows.test_lint_samples import BACKUP, GPU, PAYMENTS, Clean
+from tests.workflows.test_lint_samples import GPU, PAYMENTS, Clean
+from tests.workflows.test_lint_samples_more import BACKUP
 
 SHIPPED = sorted(
     (Path(__file__).resolve().parents[2] / "workflows" / "guides").glob("*/guide.md"),
