@@ -211,15 +211,21 @@ class _RecordedCalls:
             if event.kind == kind and event.data.get("digest") == asked:
                 self._calls.remove(event)
                 return event
-        at = self._calls[0].index if self._calls else self._last
         what = kind.replace("_", " ")
-        raise ReplayDivergence(at, f"{self._key[0]} asks for a {what} that was not recorded")
+        raise ReplayDivergence(
+            self._expected(), f"{self._key[0]} asks for a {what} that was not recorded"
+        )
+
+    def _expected(self) -> int:
+        """The first recorded event that has not been come to, else the last that has."""
+        left = [found[0].index for found in (self._calls, self._decided) if found]
+        return min(left, default=self._last)
 
     async def ask(self, question: Question) -> tuple[str, str]:
         """Return the recorded answer."""
         event = self._answers.get(question.gate)
         if event is None:
-            raise ReplayDivergence(self._last, f"{question.gate} was never answered")
+            raise ReplayDivergence(self._expected(), f"{question.gate} was never answered")
         return str(event.data["answer"]), str(event.data["by"])
 
     async def decided(self, decision: Decision) -> None:

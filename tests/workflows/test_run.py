@@ -19,7 +19,6 @@ from agentrt.workflows.plan import make_plan
 from agentrt.workflows.queries import QueryTemplates
 from agentrt.workflows.run import GuideRunner, RunOptions
 from agentrt.workflows.run_drive import DriveConfig
-from agentrt.workflows.run_replay import ReplayDivergence
 
 GUIDE = """# Long queues
 
@@ -327,70 +326,6 @@ async def test_a_run_is_driven_by_one_process_at_a_time(setting) -> None:
         await setting.runner(model=model).run(run_id="r")
     with pytest.raises(InvalidRequest):
         await setting.runner(model=model).resume("unknown")
-
-
-@pytest.mark.anyio
-async def test_replay_makes_no_call_and_agrees(setting) -> None:
-    model = ScriptedModel(script)
-    runner = setting.runner(model=model, person=ScriptedPerson(APPROVE))
-    await runner.run(run_id="r")
-    (setting.folder / "telemetry.db").unlink()
-    count, length = len(model.calls), len(setting.log.events("r"))
-    replayed = await setting.runner(model=model).replay("r")
-    assert (replayed.attempts, replayed.events) == (3, length)
-    assert replayed.calls == 5
-    assert len(model.calls) == count
-    assert len(setting.log.events("r")) == length
-
-
-@pytest.mark.anyio
-async def test_a_replay_that_diverges_names_the_event(setting) -> None:
-    model = ScriptedModel(script)
-    await setting.runner(model=model, person=ScriptedPerson(APPROVE)).run(run_id="r")
-    events = setting.log.events("r")
-    cases = {
-        GUIDE.replace("Was there one?", "Was there really one?"): ("model_called", "Step1"),
-        GUIDE.replace("> limit`", "> limit * 1000`"): ("step_finished", "Step1"),
-    }
-    for guide, (kind, step) in cases.items():
-        with pytest.raises(ReplayDivergence) as caught:
-            await setting.runner(guide=guide, model=model).replay("r")
-        event = events[caught.value.index]
-        assert (event.step, kind) == (step, kind)
-        assert f"event {event.index}" in str(caught.value)
-
-
-@pytest.mark.anyio
-async def test_fork_gives_a_step_another_end(setting) -> None:
-    model = ScriptedModel(script)
-    runner = setting.runner(model=model, person=ScriptedPerson(APPROVE))
-    await runner.run(run_id="r")
-    before = setting.log.events("r")
-    edges = {"edge_Step2_Step4": "disabled", "edge_Step2_Step3": "enabled"}
-    outcome = await runner.fork(
-        "r", "Step2", {"findings": "Nobody deployed."}, edges=edges, new_run_id="f"
-    )
-    assert outcome.path == ("Step1", "Step2", "Step3")
-    assert outcome.findings["Step2"] == "Nobody deployed."
-    assert setting.log.events("r") == before
-    assert (await runner.replay("f")).attempts == 2
-    with pytest.raises(Exception, match="left out"):
-        await runner.fork("r", "Step2", {}, edges={"edge_Step2_Step4": "disabled"})
-
-
-@pytest.mark.anyio
-async def test_a_fork_may_go_on_with_a_changed_guide(setting) -> None:
-    model = ScriptedModel(script)
-    await setting.runner(model=model, person=ScriptedPerson(APPROVE)).run(run_id="r")
-    changed = setting.runner(
-        guide=GUIDE.replace("Do it.", "Do it now."), model=model, person=ScriptedPerson(APPROVE)
-    )
-    outcome = await changed.fork("r", "Step2", {"findings": "As before."}, new_run_id="f")
-    assert outcome.path == ("Step1", "Step2", "Step4")
-    assert await changed.resume("f") == outcome
-    moved = setting.runner(guide=GUIDE.replace("otherwise: Step 3", "otherwise: Step 4", 1))
-    with pytest.raises(GuideError, match="other connections"):
-        await moved.fork("r", "Step2", {"findings": "x"})
 
 
 @pytest.mark.anyio
