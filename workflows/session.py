@@ -149,6 +149,8 @@ class _Maker:
 
     def _templates(self, guide: Guide) -> QueryTemplates | None:
         path = Path(guide.path)
+        if guide.source_format == "stepfly":
+            return self._plugins(guide)
         if guide.queries_file is None:
             return None
         templates = QueryTemplates.load(path.parent / guide.queries_file)
@@ -159,6 +161,21 @@ class _Maker:
         return templates.with_sources(
             {name: table for name, table in sources.items() if name in templates.sources}
         )
+
+    def _plugins(self, guide: Guide) -> QueryTemplates | None:
+        """Return the plugins of a guide in StepFly's layout as queries of the given database."""
+        from agentrt.workflows.stepfly import load_stepfly_queries, queries_to_toml
+
+        found = load_stepfly_queries(guide.path)
+        if not found:
+            return None
+        if self.settings.database is None:
+            raise ConfigError(
+                f"{guide.path} has plugins, and nothing says which database they ask.",
+                remedy="Give --database FILE, an SQLite file.",
+            )
+        source = {"type": "sqlite", "path": str(Path(self.settings.database).absolute())}
+        return QueryTemplates.parse(queries_to_toml(found, source))
 
     def _recording(self) -> Path | None:
         if not self.settings.recorded:

@@ -49,7 +49,8 @@ class SessionSettings:
     """How a run was begun. ``model`` is none, scripted, embedded or a URL; ``sandbox`` a kind.
 
     ``patience`` is how many seconds a question stays open before its default is taken.
-    ``recorded`` says whether queries are answered from a recording instead of their sources.
+    ``recorded`` says whether queries are answered from a recording instead of their sources;
+    ``database`` is the SQLite file that the plugins of a guide in StepFly's layout ask.
     """
 
     guide: str
@@ -62,6 +63,7 @@ class SessionSettings:
     compat: bool = False
     patience: float = 600.0
     recorded: bool = False
+    database: str | None = None
 
 
 def save_settings(settings: SessionSettings, directory: Path) -> None:

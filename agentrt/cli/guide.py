@@ -47,8 +47,9 @@ def lint(
     from agentrt.workflows.lint import apply_fixes, lint, to_sarif
 
     _one_of("--format", format_name, ("text", "json", "sarif"))
-    path = find_guide(guide)
-    findings = lint(open_guide(path))
+    found = open_guide(find_guide(guide))
+    path = Path(found.path)
+    findings = lint(found)
     if fix and any(finding.fix for finding in findings):
         text = apply_fixes(path.read_text(encoding="utf-8"), findings)
         path.write_text(text, encoding="utf-8")

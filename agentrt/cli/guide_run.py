@@ -70,6 +70,10 @@ def run(
             help="Answer queries from recorded telemetry. Default: for guides that ship.",
         ),
     ] = None,
+    database: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="SQLite file for the plugins of a StepFly guide."),
+    ] = None,
     patience: Annotated[
         float | None,
         typer.Option(
@@ -103,6 +107,7 @@ def run(
         compat=compat,
         patience=patience if patience is not None else 600.0 if is_interactive() else 0.0,
         recorded=is_shipped(path) if recorded is None else recorded,
+        database=str(database.absolute()) if database else None,
     )
     raise typer.Exit(begin(settings, out, as_json))
 
