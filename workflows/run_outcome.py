@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentrt.workflows.events import Event, RunStatus
+from agentrt.workflows.guide import END
 from agentrt.workflows.plan import Plan
 from agentrt.workflows.schedule_state import RunState
 
@@ -48,6 +49,7 @@ def outcome_of(run_id: str, plan: Plan, state: RunState, events: Sequence[Event]
         for event in events
         if event.kind == "step_finished" and event.data.get("status") == "succeeded" and event.step
     }
+    done.pop(END, None)
     path = tuple(s for s in done if s in state.steps and state.steps[s].status == "succeeded")
     results = {step: state.steps[step].result for step in path}
     ends = [event for event in events if event.kind in ("step_finished", "step_cancelled")]

@@ -19,6 +19,7 @@ from agentrt.workflows.plan import make_plan
 from agentrt.workflows.queries import QueryTemplates
 from agentrt.workflows.run import GuideRunner, RunOptions
 from agentrt.workflows.run_drive import DriveConfig
+from agentrt.workflows.schedule import ScheduleConfig
 
 GUIDE = """# Long queues
 
@@ -376,3 +377,16 @@ async def test_heartbeats_of_a_long_step(setting) -> None:
         assert (await runner.run(run_id="r")).ok
     beats = [e for e in setting.log.events("r") if e.kind == "lease_renewed"]
     assert beats[0].data == {"worker": "Step1#1"}
+
+
+@pytest.mark.anyio
+async def test_stepflys_semantics(setting) -> None:
+    options = RunOptions(schedule=ScheduleConfig(compat=True, poll=0.01))
+    person = ScriptedPerson({"Step2/edge_Step2_Step4": "disabled"})
+    runner = setting.runner(person=person, options=options)
+    with anyio.fail_after(30):
+        outcome = await runner.run(run_id="r")
+        await runner.replay("r")
+    assert (outcome.status, outcome.conclusion) == ("succeeded", "All is well.")
+    assert outcome.path == ("Step1", "Step2", "Step3")
+    assert await runner.resume("r") == outcome
