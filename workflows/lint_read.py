@@ -162,9 +162,9 @@ def _link(number: int, text: str) -> Link:
 def _read_stepfly(document: Document) -> None:
     """Take StepFly's own parts out of the prose: parameters, queries, terminators."""
     for step in document.steps:
-        for number, line in step.prose:
-            if match := _PARAMETER.match(line):
-                document.parameters.setdefault(match[1], number)
+        for place, words in step.prose:
+            if match := _PARAMETER.match(words):
+                document.parameters.setdefault(match[1], place)
     _drop(document, set(_parameter_lines(document)))
     for number, query, line in plugin_blocks(document.text):
         within = set(range(line, line + query.count("\n") + 3))
@@ -173,10 +173,10 @@ def _read_stepfly(document: Document) -> None:
                 step.uses.append(Use(f"plugin_{number}", {}, line))
         _drop(document, within & set(_block_lines(document, line, number)))
     for at in terminators(document.text):
-        line = document.text.count("\n", 0, at) + 1
+        place = document.text.count("\n", 0, at) + 1
         for step in document.steps:
-            if step.line <= line <= step.last and not step.marker:
-                step.marker = line
+            if step.line <= place <= step.last and not step.marker:
+                step.marker = place
 
 
 def _parameter_lines(document: Document) -> Iterator[int]:

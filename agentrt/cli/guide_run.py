@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,7 +30,7 @@ OUT = Path("agentrt-guides")
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to ``agentrt guide``."""
-    examples = {
+    examples: dict[Callable[..., None], str] = {
         run: "Example: agentrt guide run queue_backlog --incident stopped_consumers",
         resume: "Example: agentrt guide resume run-0123456789ab",
         replay: "Example: agentrt guide replay run-0123456789ab",

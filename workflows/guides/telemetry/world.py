@@ -64,7 +64,11 @@ class World:
     ) -> None:
         """Add what a metrics query answers, given these arguments: pairs of moment and value."""
         rows = [[moment, value] for moment, value in samples]
-        entry = {"arguments": dict(arguments), "columns": ["ts", "value"], "rows": rows}
+        entry: dict[str, object] = {
+            "arguments": dict(arguments),
+            "columns": ["ts", "value"],
+            "rows": rows,
+        }
         self._answers.setdefault(query, []).append(entry)
 
     def near(self, value: float, spread: float = 0.05) -> float:
