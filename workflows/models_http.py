@@ -27,7 +27,7 @@ from agentrt.workflows.models import (
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["HttpModel", "HttpOptions"]
+__all__ = ["HttpModel", "HttpOptions", "ServedModel", "served_model"]
 
 _PASSING: frozenset[FailureKind] = frozenset(
     {"timeout", "rate_limited", "server_error", "unreachable", "truncated"}
@@ -53,6 +53,34 @@ class HttpOptions:
     asks: int = 3
     guided: bool = False
     temperature: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """The first model that a server lists; ``guided`` if the server enforces closed sets itself."""
+
+    name: str
+    guided: bool
+
+
+async def served_model(
+    base_url: str, *, api_key: str | None = None, timeout: float = 10.0
+) -> ServedModel | None:
+    """Ask a server which model it serves: ``GET {base_url}/models``, for ``timeout`` seconds.
+
+    None if it does not say; the first question will then tell why.
+    """
+    import httpx
+
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    try:
+        async with _client(headers) as client:
+            with anyio.fail_after(timeout):
+                answer = await client.get(base_url.rstrip("/") + "/models")
+        first = answer.json()["data"][0]
+        return ServedModel(str(first["id"]), first.get("owned_by") == "agentrt")
+    except (TimeoutError, httpx.HTTPError, ValueError, LookupError, TypeError, AttributeError):
+        return None
 
 
 class HttpModel:

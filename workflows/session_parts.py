@@ -57,7 +57,7 @@ class SessionSettings:
     incident: str | None = None
     parameters: Mapping[str, str] = field(default_factory=dict)
     model: str = "none"
-    model_name: str = "default"
+    model_name: str | None = None
     sandbox: str = "auto"
     workers: int = 5
     compat: bool = False
@@ -201,13 +201,22 @@ async def _model(
 
         return RuntimeModel(await stack.enter_async_context(Runtime.open()))
     if name.startswith(("http://", "https://")):
-        from agentrt.workflows.models_http import HttpModel
-
-        return HttpModel(name, settings.model_name, api_key=os.environ.get(API_KEY))
+        return await _http_model(name, settings.model_name, os.environ.get(API_KEY))
     raise ConfigError(
         f"There is no model {name!r}.",
         remedy="Choose none, scripted or embedded, or give a URL such as http://HOST:PORT/v1.",
     )
+
+
+async def _http_model(url: str, name: str | None, api_key: str | None) -> GuideModel:
+    """Return the model behind a URL; without a name, the first that the server lists."""
+    from agentrt.workflows.models_http import HttpModel, HttpOptions, served_model
+
+    served = await served_model(url, api_key=api_key)
+    if name is None:
+        name = served.name if served is not None else "default"
+    options = HttpOptions(guided=served is not None and served.guided)
+    return HttpModel(url, name, api_key=api_key, options=options)
 
 
 @asynccontextmanager

@@ -60,7 +60,9 @@ def run(
     model: Annotated[
         str, typer.Option(help="none, scripted (by the incident), embedded, or a URL with /v1.")
     ] = "none",
-    model_name: Annotated[str, typer.Option(help="The model's name at the URL.")] = "default",
+    model_name: Annotated[
+        str | None, typer.Option(help="The model's name at the URL.  [default: the first it lists]")
+    ] = None,
     sandbox: Annotated[
         str, typer.Option(help="For commands: auto, docker, bubblewrap, process or none.")
     ] = "auto",
