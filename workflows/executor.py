@@ -73,6 +73,8 @@ class _Work:
     handles: dict[str, Handle] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    tokens: int = 0
+    cached_tokens: int = 0
 
 
 class StepExecutor:
@@ -142,8 +144,8 @@ class StepExecutor:
         return StepOutcome(
             result,
             decided.edges,
-            tokens + decided.tokens,
-            cached + decided.cached_tokens,
+            work.tokens + tokens + decided.tokens,
+            work.cached_tokens + cached + decided.cached_tokens,
             tuple(work.warnings),
         )
 
@@ -173,6 +175,8 @@ class StepExecutor:
                 columns.setdefault(name, []).append(value)
             work.evidence += [f"For {item}:\n{text}" for text in single.evidence]
             work.warnings += single.warnings
+            work.tokens += single.tokens
+            work.cached_tokens += single.cached_tokens
         work.values = {"items": items, **columns}
         for name, pieces in parts.items():
             work.handles[name] = await self._data.merged(name, pieces)
@@ -244,6 +248,8 @@ class StepExecutor:
             {"guide": step.guide, "run": child, "parameters": given},
             partial(self._nested, step, given, child),
         )
+        work.tokens += int(outcome.get("tokens") or 0)
+        work.cached_tokens += int(outcome.get("cached_tokens") or 0)
         status = str(outcome.get("status"))
         if status not in ("succeeded", "inconclusive"):
             raise StepFailure(

@@ -219,12 +219,27 @@ class _Nested:
             "reason": outcome.reason,
             "conclusion": outcome.conclusion,
             "findings": dict(outcome.findings),
+            "tokens": outcome.tokens,
+            "cached_tokens": outcome.cached_tokens,
         }
 
     async def _run(
         self, runner: GuideRunner, parameters: Mapping[str, str], run_id: str
     ) -> RunOutcome:
+        """Go on with the step's own run; where that has failed, this is a retry: begin another."""
+        name, number = run_id, 1
+        while self._known(name):
+            outcome = runner.outcome(name)
+            if outcome.status == "running":
+                return await runner.resume(name)
+            if outcome.status in ("succeeded", "inconclusive"):
+                return outcome
+            number += 1
+            name = f"{run_id}~{number}"
+        return await runner.run(parameters, run_id=name)
+
+    def _known(self, run_id: str) -> bool:
         with suppress(InvalidRequest):
             self.maker.log.run(run_id)
-            return await runner.resume(run_id)
-        return await runner.run(parameters, run_id=run_id)
+            return True
+        return False

@@ -241,6 +241,8 @@ class Child:
             "reason": "so it was",
             "conclusion": "The other.",
             "findings": {"Step1": "Seen."},
+            "tokens": 30,
+            "cached_tokens": 20,
         }
 
 
@@ -257,6 +259,7 @@ async def test_a_step_runs_another_guide(place, status, path) -> None:
         assert child.asked == [("other.md", {"name": "all"}, "r.Step1")]
         if path:
             assert "The other." in outcome.findings["Step1"]
+            assert (outcome.tokens, outcome.cached_tokens) == (30, 20)
         else:
             assert any("ended failed" in str(event.data.get("error")) for event in events)
 
