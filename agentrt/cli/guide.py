@@ -43,17 +43,19 @@ def lint(
     format_name: Annotated[str, typer.Option("--format", help="text, json or sarif.")] = "text",
 ) -> None:
     """Find what would mislead a reader or a run. Exit code 1 if there are findings."""
-    from agentrt.workflows.guides import find_guide, open_guide
-    from agentrt.workflows.lint import apply_fixes, lint, to_sarif
+    from agentrt.workflows.guides import find_guide
+    from agentrt.workflows.lint import apply_fixes, lint_path, to_sarif
+    from agentrt.workflows.stepfly import find_folder
 
     _one_of("--format", format_name, ("text", "json", "sarif"))
-    found = open_guide(find_guide(guide))
-    path = Path(found.path)
-    findings = lint(found)
+    path = find_guide(guide)
+    if path.is_dir():
+        path = find_folder(path).guide
+    findings = lint_path(path)
     if fix and any(finding.fix for finding in findings):
         text = apply_fixes(path.read_text(encoding="utf-8"), findings)
         path.write_text(text, encoding="utf-8")
-        findings = lint(open_guide(path))
+        findings = lint_path(path)
     if format_name == "text":
         _show_findings(findings, path)
     elif format_name == "sarif":
@@ -64,7 +66,7 @@ def lint(
 
 
 def _finding(finding: Finding) -> dict[str, Any]:
-    fields = ("line", "category", "rule", "message", "suggestion")
+    fields = ("path", "line", "category", "rule", "message", "suggestion")
     return {name: getattr(finding, name) for name in fields} | {"fixable": bool(finding.fix)}
 
 
@@ -72,7 +74,8 @@ def _show_findings(findings: Sequence[Finding], path: Path) -> None:
     console = Console()
     for each in findings:
         mark = f"{each.category}/{each.rule}"
-        text = f"{path}:{each.line}: {mark}: {each.message} {each.suggestion}".strip()
+        place = path.parent / each.path if each.path else path
+        text = f"{place}:{each.line}: {mark}: {each.message} {each.suggestion}".strip()
         console.print(text, markup=False, highlight=False, soft_wrap=True)
     fixable = sum(1 for each in findings if each.fix)
     note = f", {fixable} of them fixed by --fix" if fixable else ""

@@ -86,6 +86,21 @@ def test_lint_names_line_class_and_suggestion(call, tmp_path):
     assert code == 1
 
 
+def test_lint_reads_what_the_parser_refuses_and_names_the_queries_file(call, tmp_path):
+    folder = tmp_path / "mine"
+    shutil.copytree(shipped_guides()["queue_backlog"].parent, folder)
+    guide, queries = folder / "guide.md", folder / "queries.toml"
+    guide.write_text(guide.read_text().replace("## Step 3 - ", "## Step 13 - "))
+    queries.write_text(queries.read_text().replace(":start_time", "'2026-01-01'"))
+    code, out, _ = call("lint", str(folder))
+    assert code == 1
+    assert f"{guide}:" in out
+    assert "CF/missing-step" in out
+    assert any("queries.toml:" in line and "hard-coded-date" in line for line in out.splitlines())
+    found = json.loads(call("lint", str(folder), "--format", "json")[1])["findings"]
+    assert {each["path"] for each in found} == {"", "queries.toml"}
+
+
 def test_lint_as_json_and_sarif(call, tmp_path):
     guide = broken(tmp_path)
     findings = json.loads(call("lint", str(guide), "--format", "json")[1])["findings"]
