@@ -41,7 +41,9 @@ def edge_label(edge: Edge) -> str:
         return f"otherwise ({edge.condition})" if edge.condition else "otherwise"
     if edge.predicate:
         return f"if {edge.predicate}" + (f" ({edge.condition})" if edge.condition else "")
-    return f"if {edge.condition}" if edge.condition else ""
+    # StepFly's conditions are kept as they stand, and most of them begin with the word.
+    begun = edge.condition.lower().startswith("if ")
+    return edge.condition if begun or not edge.condition else f"if {edge.condition}"
 
 
 def to_mermaid(plan: Plan, states: Mapping[str, str] | None = None) -> str:

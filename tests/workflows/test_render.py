@@ -314,3 +314,10 @@ def test_a_plan_with_too_many_long_edges_is_still_drawn():
         for n in range(size)
     )  # fmt: skip
     assert to_svg(make_plan(Guide("g", "G", steps))).count("<path") == 3 + 2 * size
+
+
+def test_a_condition_that_begins_with_if_is_not_given_another():
+    edge = Edge("edge_Step1_end", "Step1", "end", condition="if it is on")
+    assert edge_label(edge) == "if it is on"
+    assert edge_label(Edge("e", "Step1", "end", condition="it is on")) == "if it is on"
+    assert edge_label(Edge("e", "Step1", "end")) == ""
