@@ -41,6 +41,9 @@ def lint(
         False
     ),
     format_name: Annotated[str, typer.Option("--format", help="text, json or sarif.")] = "text",
+    model: Annotated[
+        str, typer.Option(help="none, embedded or a URL: a model adds its remarks, marked as such.")
+    ] = "none",
 ) -> None:
     """Find what would mislead a reader or a run. Exit code 1 if there are findings."""
     from agentrt.workflows.guides import find_guide
@@ -56,6 +59,10 @@ def lint(
         text = apply_fixes(path.read_text(encoding="utf-8"), findings)
         path.write_text(text, encoding="utf-8")
         findings = lint_path(path)
+    if model != "none":
+        from agentrt.cli.guide_session import remarks_of_model
+
+        findings = remarks_of_model(path, model, findings)
     if format_name == "text":
         _show_findings(findings, path)
     elif format_name == "sarif":
@@ -66,14 +73,14 @@ def lint(
 
 
 def _finding(finding: Finding) -> dict[str, Any]:
-    fields = ("path", "line", "category", "rule", "message", "suggestion")
+    fields = ("path", "line", "category", "rule", "message", "suggestion", "source")
     return {name: getattr(finding, name) for name in fields} | {"fixable": bool(finding.fix)}
 
 
 def _show_findings(findings: Sequence[Finding], path: Path) -> None:
     console = Console()
     for each in findings:
-        mark = f"{each.category}/{each.rule}"
+        mark = f"{each.category}/{each.rule}" + (" (model)" if each.source == "model" else "")
         place = path.parent / each.path if each.path else path
         text = f"{place}:{each.line}: {mark}: {each.message} {each.suggestion}".strip()
         console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -198,9 +198,9 @@ def runs(
     as_json: Json = False,
 ) -> None:
     """List the runs in a directory, oldest first, and the questions that are open."""
-    from agentrt.cli.guide_session import list_runs
+    from agentrt.workflows.gates import list_runs
 
-    found = list_runs(out, every)
+    found = [row.to_json() for row in list_runs(out, nested=every)]
     if as_json:
         print_json({"runs": found})
         return

@@ -8,7 +8,7 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from agentrt.errors import ConfigError
 from agentrt.workflows.guides import open_guide
 from agentrt.workflows.log import RunLog
 from agentrt.workflows.models import ScriptedModel
-from agentrt.workflows.person import Person, Question, check_answer
+from agentrt.workflows.person import Person, Question
 from agentrt.workflows.run import RunOutcome, check_parameters, new_id
 from agentrt.workflows.session import Session, open_log, open_session
 from agentrt.workflows.session_parts import (
@@ -36,6 +36,7 @@ from agentrt.workflows.testing_model import CasePerson
 
 if TYPE_CHECKING:
     from agentrt.workflows.extract import Proposal
+    from agentrt.workflows.lint import Finding
     from agentrt.workflows.run_replay import Replayed
 
 __all__ = [
@@ -44,8 +45,8 @@ __all__ = [
     "give_answer",
     "go_on",
     "is_interactive",
-    "list_runs",
     "propose_plan",
+    "remarks_of_model",
     "replay_run",
 ]
 
@@ -263,56 +264,33 @@ def _recorded_model(log: RunLog, name: str) -> ScriptedModel | None:
     return None if known == "none" else ScriptedModel(name=known)
 
 
-def list_runs(out: Path, every: bool) -> list[dict[str, Any]]:
-    """Return the runs of a directory, oldest first; those of nested guides only with ``every``."""
-    if not (out / "log.db").is_file():
-        return []
-    with open_log(out) as log:
-        known = [info for info in log.runs() if every or "." not in info.run_id]
-        return [_described(log, info) for info in known]
-
-
-def _described(log: RunLog, info: Any) -> dict[str, Any]:
-    events = log.events(info.run_id)
-    ended = [event for event in events if event.kind == "run_ended"]
-    answered = {event.data.get("gate") for event in events if event.kind == "gate_answered"}
-    opened = [str(event.data.get("gate")) for event in events if event.kind == "gate_opened"]
-    return {
-        "run": info.run_id,
-        "guide": info.guide,
-        "status": ended[-1].data.get("status") if ended else "unfinished",
-        "begun": info.created[:19] + "Z",
-        "parent": info.parent,
-        "asks": [] if ended else [gate for gate in opened if gate not in answered],
-    }
-
-
 def give_answer(name: str, gate: str, text: str, out: Path) -> str:
-    """Record an answer to an open gate; return what to tell the user.
+    """Record an answer to an open gate; return what to tell the user. Errors as ``answer_gate``."""
+    from agentrt.workflows.gates import answer_gate
 
-    Raises:
-        ConfigError: the gate is not open.
-        InvalidRequest: there is no such run, or the answer is not among the options.
-    """
-    with open_log(out) as log:
-        events = log.events(name)
-        opened = {str(e.data.get("gate")): e for e in events if e.kind == "gate_opened"}
-        done = {str(e.data.get("gate")) for e in events if e.kind == "gate_answered"}
-        over = any(event.kind == "run_ended" for event in events)
-        still = [] if over else [known for known in opened if known not in done]
-        if gate not in still:
-            raise ConfigError(
-                f"{name} does not wait for {gate!r}.",
-                remedy=f"It waits for: {', '.join(still) or 'nothing'}.",
-            )
-        check_answer(gate, text, tuple(opened[gate].data.get("options", ())))
-        data = {"gate": gate, "answer": text, "by": "person"}
-        log.append(name, "gate_answered", opened[gate].step, data)
-        owner = log.owner(name)
     line = f"{name} {gate}: {text}"
-    if owner is None:
+    if not answer_gate(out, name, gate, text):
         line += f"\ngo on with: agentrt guide resume {name} --out {shlex.quote(str(out))}"
     return line
+
+
+def remarks_of_model(path: Path, model: str, known: Sequence[Finding]) -> list[Finding]:
+    """Return lint's findings with those that a model adds.
+
+    Raises:
+        ConfigError: there is no such model.
+        GuideError: the guide cannot be read as one.
+        ModelFailure: the model did not answer.
+    """
+    from agentrt.workflows.lint import lint_with_model
+
+    async def ask() -> list[Finding]:
+        async with open_model(SessionSettings(str(path), model=model), None) as opened:
+            if opened is None:
+                return list(known)
+            return await lint_with_model(open_guide(path), opened, known)
+
+    return anyio.run(ask)
 
 
 async def propose_plan(path: Path, model: str) -> Proposal:

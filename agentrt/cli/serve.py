@@ -28,6 +28,7 @@ class _Options:
     port: int
     policy: str
     api_keys: Path | None
+    guides: Path | None
     drain: float
     access_log: bool
 
@@ -62,6 +63,10 @@ def command(
         Path | None,
         typer.Option("--api-keys", metavar="FILE", help="Lines 'KEY TENANT'; default: no keys."),
     ] = None,
+    guides: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Guide runs whose questions may be answered over HTTP."),
+    ] = None,
     drain: Annotated[
         float,
         typer.Option("--drain", min=0, metavar="SECONDS", help="Turns may end when stopping."),
@@ -88,7 +93,7 @@ def command(
         dtype=dtype,
         sandbox=None,  # tools run at the clients: the server starts none
     )
-    options = _Options(host, port, policy, api_keys, drain, access_log)
+    options = _Options(host, port, policy, api_keys, guides, drain, access_log)
     anyio.run(_serve, config, options)
 
 
@@ -116,7 +121,7 @@ def _settings(options: _Options) -> ServeSettings:
     from agentrt.serving.settings import ServeSettings, parse_api_keys
 
     if options.api_keys is None:
-        return ServeSettings(drain=options.drain)
+        return ServeSettings(drain=options.drain, guides=options.guides)
     try:
         text = options.api_keys.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -124,7 +129,7 @@ def _settings(options: _Options) -> ServeSettings:
             f"Cannot read {options.api_keys}: {error}.", remedy="Name a text file of API keys."
         ) from error
     keys = parse_api_keys(text, where=str(options.api_keys))
-    return ServeSettings(drain=options.drain, api_keys=keys)
+    return ServeSettings(drain=options.drain, guides=options.guides, api_keys=keys)
 
 
 def _announce(

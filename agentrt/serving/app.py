@@ -21,6 +21,7 @@ from agentrt.serving import openai
 from agentrt.serving.auth import Tenants
 from agentrt.serving.errors import BodyTooLarge, NotFound, refusal
 from agentrt.serving.gate import Gate
+from agentrt.serving.guides import GuideRuns
 from agentrt.serving.jobs import JobMaker
 from agentrt.serving.metrics import CONTENT_TYPE, Metrics
 from agentrt.serving.registry import ProgramRegistry
@@ -65,6 +66,9 @@ def create_app(
     app.add_api_route("/v1/chat/completions", server.chat, methods=["POST"])
     app.add_api_route("/v1/completions", server.completion, methods=["POST"])
     app.add_api_route("/v1/programs/{name:path}", server.end_program, methods=["DELETE"])
+    if server.guides is not None:
+        app.add_api_route("/v1/guides/runs", server.guide_runs, methods=["GET"])
+        app.add_api_route("/v1/guides/runs/{name}/answers", server.guide_answer, methods=["POST"])
     for path in ("/health", "/healthz"):
         app.add_api_route(path, server.health, methods=["GET"])
     app.add_api_route("/readyz", server.ready, methods=["GET"])
@@ -110,6 +114,7 @@ class _Server:
         )
         metrics = Metrics(runtime.statistics, registry.statistics, runtime.clock)
         self.desk = Desk(settings, registry, metrics, Gate())
+        self.guides = GuideRuns(settings.guides) if settings.guides is not None else None
 
     def lifespan(self, app: FastAPI) -> AbstractAsyncContextManager[None]:
         """Sweep idle programs while the application is up, and end all programs after it."""
@@ -229,6 +234,23 @@ class _Server:
     async def metrics(self) -> Response:
         """``GET /metrics``."""
         return Response(self.desk.metrics.render(), headers={"content-type": CONTENT_TYPE})
+
+    # --- guides ---------------------------------------------------------------------------------
+
+    async def guide_runs(self, request: Request) -> Response:
+        """``GET /v1/guides/runs``."""
+        self._tenants.tenant(request.headers)
+        return _json(200, await self._guide_desk().listing())
+
+    async def guide_answer(self, request: Request, name: str) -> Response:
+        """``POST /v1/guides/runs/{run}/answers``."""
+        self._tenants.tenant(request.headers)
+        return _json(200, await self._guide_desk().answer(name, await self._body(request)))
+
+    def _guide_desk(self) -> GuideRuns:
+        if self.guides is None:
+            raise InternalError("A route of guide runs was added without a directory.")
+        return self.guides
 
     # --- errors ---------------------------------------------------------------------------------
 

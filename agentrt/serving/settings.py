@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from agentrt.errors import ConfigError
 from agentrt.serving.contexts import Limits
@@ -29,6 +30,8 @@ class ServeSettings:
     """How often idle programs are looked for."""
     drain: float = 10.0
     """How long running turns may go on after the server was told to stop."""
+    guides: Path | None = None
+    """Directory of guide runs whose gates may be answered over HTTP; None offers no such routes."""
     limits: Limits = field(default_factory=Limits)
     """How many contexts are remembered, and when an idle program ends."""
 

@@ -186,6 +186,7 @@ def test_stepflys_semantics_can_be_asked_for(call):
     [
         (("lint", "nothing"), "no guide 'nothing'"),
         (("lint", "disk_full", "--format", "xml"), "text, json, sarif"),
+        (("lint", "disk_full", "--model", "abacus"), "no model 'abacus'"),
         (("graph", "disk_full", "--format", "png"), "mermaid, dot, svg, ascii"),
         (("run", "disk_full"), "pool is missing"),
         (("run", "disk_full", "--param", "pool"), "no value"),
