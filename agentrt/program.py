@@ -213,7 +213,9 @@ class Program:
             InvalidRequest: the messages do not fit the model's chat template.
             ProgramTooLarge, QueueFull, BackendUnavailable: the turn was not taken.
         """
-        builder = self._builders.setdefault(context, self._parts.make_builder())
+        builder = self._builders.get(context)
+        if builder is None:
+            builder = self._builders[context] = self._parts.make_builder()
         prompt = builder.build(messages, tools)
         forced = None if forced_text is None else self._recorded(forced_text)
 

@@ -162,7 +162,7 @@ class Runtime:
             make_sandbox=self._make_sandbox,
             new_turn_id=lambda program: f"{program}#{next(self._turn_numbers)}",
             check_length=self._check_length,
-            forget=lambda program: void(self._programs.pop(program, None)),
+            forget=self._forget,
         )
         program = self._programs[name] = Program(name, tenant, parts)
         return program
@@ -179,6 +179,9 @@ class Runtime:
                 remedy="Shorten the prompt or lower max_tokens.",
             )
 
+    def _forget(self, program_id: str) -> None:
+        self._programs.pop(program_id, None)
+
     async def _make_sandbox(self, spec: SandboxSpec) -> Sandbox:
         if self.sandbox_choice is None:
             raise SandboxUnavailable(
@@ -191,10 +194,6 @@ class Runtime:
         with anyio.CancelScope(shield=True):
             for program in list(self._programs.values()):
                 await program.end()
-
-
-def void(_: object) -> None:
-    """Drop a value, so that a lambda returns None."""
 
 
 async def _choose_sandbox(config: RuntimeConfig) -> Choice | None:

@@ -76,7 +76,6 @@ class Book:
         self._retain(turn, reason, now)
         del self.turns[turn.turn_id]
         context.live_turns -= 1
-        context.program.live_turns -= 1
         self.counters.turns_finished += 1
         self.events.append(TurnFinished(turn.stats(reason, now)))
         self.forget_if_ended(context.program, now)

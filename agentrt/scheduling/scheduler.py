@@ -76,7 +76,6 @@ class Scheduler:
             self._book.pins.supersede(context, keys, now)
         context.waiting_turns += 1
         context.live_turns += 1
-        context.program.live_turns += 1
         self._sequence += 1
         turn = TurnState(request, self._sequence, now, context, prompt, since=now)
         self._book.turns[request.turn_id] = turn

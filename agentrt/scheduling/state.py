@@ -17,10 +17,14 @@ class ProgramState:
     program_id: str
     arrival: float
     turns_served: int = 0
-    live_turns: int = 0
     ending: bool = False
     forgotten: bool = False
     contexts: dict[str, ContextState] = field(default_factory=dict)
+
+    @property
+    def live_turns(self) -> int:
+        """Turns that were handed in and have not ended."""
+        return sum(context.live_turns for context in self.contexts.values())
 
 
 @dataclass(slots=True, eq=False)
