@@ -19,6 +19,7 @@ from agentrt.engine.params import SamplingParams
 from agentrt.engine.runner import TorchBackend
 from agentrt.engine.tokens import Tokenizer
 from agentrt.errors import InvalidRequest
+from agentrt.scheduling.plan import StepPlan
 from agentrt.scheduling.registry import make_policy
 from agentrt.scheduling.scheduler import Scheduler, SchedulerConfig
 
@@ -87,6 +88,18 @@ class Answer:
     chunks: list[object]
 
 
+class Gathering(Scheduler):
+    """Plans nothing before ``turns`` turns wait, so that all of them overlap."""
+
+    turns = 0
+
+    def plan(self, now, horizon=1):
+        if self.statistics().waiting < self.turns:
+            return StepPlan(())
+        self.turns = 0
+        return super().plan(now, horizon)
+
+
 class Endless:
     """A tokenizer of a model that has no end token."""
 
@@ -100,7 +113,10 @@ class Endless:
 
 
 def serve(backend, tokenizer, asks, *, pages, at_once=True, budget=64):
-    """Run ``asks`` (text, sampling) through an engine; return the answers and the preemptions."""
+    """Run ``asks`` (text, sampling) through an engine; return the answers and the preemptions.
+
+    With ``at_once`` no step runs before all of them are submitted.
+    """
     answers = {}
 
     async def one(engine, index, text, sampling):
@@ -118,11 +134,12 @@ def serve(backend, tokenizer, asks, *, pages, at_once=True, budget=64):
 
     async def main():
         policy = make_policy("program-fcfs")
-        scheduler = Scheduler(
+        scheduler = Gathering(
             PageCache(pages, PAGE, policy.retention.score),
             policy,
             SchedulerConfig(token_budget=budget, max_seqs=4),
         )
+        scheduler.turns = len(asks) if at_once else 0
         with anyio.fail_after(60):
             async with Engine(scheduler, backend, tokenizer=tokenizer, check=True) as engine:
                 if at_once:

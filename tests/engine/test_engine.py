@@ -107,7 +107,8 @@ class TestOutput:
         assert repr(stream) == f"<TurnStream {stream.turn_id} [ended, 0 chunks waiting]>"
 
     async def test_many_turns_at_once_get_their_own_tokens_under_page_pressure(self):
-        engine = make_engine(make_scheduler(pages=16))
+        gate = Gate()
+        engine = make_engine(make_scheduler(pages=16), FakeTurnBackend(PAGE, VOCAB, before=gate))
         prompts = [[i % VOCAB, 7, *range(i % 9)] for i in range(40)]
         got = {}
 
@@ -118,6 +119,9 @@ class TestOutput:
         async with engine, anyio.create_task_group() as group:
             for index, prompt in enumerate(prompts):
                 group.start_soon(one, index, prompt)
+            # The first step ends when all turns are handed in, so that the later ones overlap.
+            await anyio.wait_all_tasks_blocked()
+            gate.release()
         assert got == {i: fake_output(p, 12, VOCAB) for i, p in enumerate(prompts)}
         assert engine.statistics().scheduler.preemptions > 0
         assert engine.statistics().turns == 0
