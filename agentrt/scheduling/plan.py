@@ -10,6 +10,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
+from agentrt.scheduling.hints import NO_HINTS, TurnHints
+
 FinishReason: TypeAlias = Literal["stop", "length", "cancelled", "failed"]
 PinOutcome: TypeAlias = Literal["handed_off", "expired", "broken", "final"]
 
@@ -39,7 +41,7 @@ class TurnRequest:
     """One LLM call of a program, as handed to the scheduler.
 
     ``max_output`` is in tokens; the turn ends with reason ``length`` when it is reached.
-    ``next_tool`` and ``last`` are hints: they may be missing or wrong, and never change a token.
+    ``next_tool``, ``last`` and ``hints`` may be missing or wrong, and never change a token.
     """
 
     turn_id: str
@@ -50,6 +52,7 @@ class TurnRequest:
     tenant: str = "default"
     next_tool: str | None = None
     last: bool = False
+    hints: TurnHints = NO_HINTS
 
 
 @dataclass(frozen=True, slots=True)
