@@ -19,7 +19,13 @@ import psutil
 
 from agentrt.errors import ConfigError, InvalidRequest, ProgramTooLarge, SandboxUnavailable
 from agentrt.program import Program, ProgramParts
-from agentrt.scheduling import OnlinePrefillCost, Scheduler, SchedulerConfig, make_policy
+from agentrt.scheduling import (
+    OnlinePrefillCost,
+    Scheduler,
+    SchedulerConfig,
+    Surroundings,
+    make_policy,
+)
 from agentrt.scheduling.plan import Event
 
 if TYPE_CHECKING:
@@ -260,8 +266,10 @@ def _assemble(
 
     pages = _pool_pages(config, model)
     cost = OnlinePrefillCost()
-    policy = make_policy(config.policy, prefill_seconds=cost)
-    kv = PageCache(pages, config.page_size, policy.retention.score)
+    around = Surroundings(prefill_seconds=cost, capacity=pages * config.page_size)
+    policy = make_policy(config.policy, around)
+    retention = policy.retention
+    kv = PageCache(pages, config.page_size, retention.score, rescore=retention.rescore)
     scheduler = Scheduler(kv, policy, config.scheduler_config(), step_observer=cost)
     attention = TorchPagedAttention(
         model.config, pages, config.page_size, model.dtype, model.device

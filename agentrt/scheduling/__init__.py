@@ -8,12 +8,14 @@ from agentrt.scheduling.cost import OnlinePrefillCost
 from agentrt.scheduling.policy import Policy
 from agentrt.scheduling.registry import make_policy, policy_names
 from agentrt.scheduling.scheduler import Scheduler, SchedulerConfig
+from agentrt.scheduling.surroundings import Surroundings
 
 __all__ = [
     "OnlinePrefillCost",
     "Policy",
     "Scheduler",
     "SchedulerConfig",
+    "Surroundings",
     "make_policy",
     "policy_names",
 ]

@@ -6,15 +6,17 @@ Planning and accounting (``planner.py``, ``scheduler.py``) both work on one :cla
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from agentrt.errors import InternalError
 from agentrt.scheduling.config import SchedulerConfig
 from agentrt.scheduling.kv import KVCache
+from agentrt.scheduling.listeners import Listeners
 from agentrt.scheduling.pins import PinBook
 from agentrt.scheduling.plan import Event, FinishReason, TurnFinished, TurnRequest
 from agentrt.scheduling.policy import Policy
-from agentrt.scheduling.state import ContextState, ProgramState, TurnState
+from agentrt.scheduling.queue import WaitingQueue
+from agentrt.scheduling.state import ContextState, Pin, ProgramState, TurnState
+from agentrt.scheduling.transfers import TransferBook
 
 __all__ = ["Book", "Counters"]
 
@@ -40,39 +42,63 @@ class Book:
     start calls ``unblock``, and time alone cannot before that moment.
     """
 
-    def __init__(self, kv: KVCache, policy: Policy, config: SchedulerConfig) -> None:
+    def __init__(
+        self, kv: KVCache, policy: Policy, config: SchedulerConfig, host: KVCache | None
+    ) -> None:
         self.kv = kv
         self.policy = policy
         self.config = config
         self.programs: dict[str, ProgramState] = {}
         self.turns: dict[str, TurnState] = {}
-        self.waiting: list[TurnState] = []
+        self.waiting = WaitingQueue(policy.order, config.max_wait, reorders=policy.reorders)
         self.running: list[TurnState] = []
         self.events: list[Event] = []
         self.counters = Counters()
         self.blocked_until: float | None = None
-        self.pins = PinBook(kv, int(kv.total * config.pin_share), self.events.append)
+        self.transfers = None if host is None else TransferBook(kv, host)
+        self.pins = PinBook(
+            kv, int(kv.total * config.pin_share), self.events.append, self.rank_anew
+        )
+        self.tell = Listeners(policy.listeners)
+
+    def rank_anew(self, context: ContextState) -> None:
+        """Note that what the order may look at has changed for a context's waiting turns."""
+        for turn in context.waiting:
+            self.waiting.touch(turn)
 
     def context(self, request: TurnRequest, now: float) -> ContextState:
         program = self.programs.get(request.program_id)
         if program is None or program.ending:
-            program = self.programs[request.program_id] = ProgramState(request.program_id, now)
+            program = ProgramState(request.program_id, now, request.tenant)
+            self.programs[request.program_id] = program
         found = program.contexts.get(request.context)
         if found is None:
             found = program.contexts[request.context] = ContextState(program, request.context)
         return found
+
+    def wait(self, turn: TurnState) -> None:
+        """Put a turn into the queue."""
+        turn.state.waiting.append(turn)
+        self.waiting.add(turn)
+
+    def leave_queue(self, turn: TurnState) -> None:
+        """Take a turn out of the queue."""
+        self.waiting.remove(turn)
+        turn.state.waiting.remove(turn)
 
     def finish(self, turn: TurnState, reason: FinishReason, now: float) -> None:
         """End a turn that waits or runs; exactly once for each."""
         turn.spend(now)
         context = turn.state
         if turn.lease is None:
-            self.waiting.remove(turn)
-            context.waiting_turns -= 1
+            self.leave_queue(turn)
+            self.pins.watch(context)
         else:
             self.running.remove(turn)
             if reason != "failed":
                 self.publish(turn, turn.computed, now)
+        for listener in self.tell.ended:
+            listener.ended(turn, reason, now)
         self._retain(turn, reason, now)
         del self.turns[turn.turn_id]
         context.live_turns -= 1
@@ -91,6 +117,9 @@ class Book:
         if turn.lease is None:
             return
         keep = served and not context.program.ending
+        if keep and self.transfers is not None and self.policy.tiering.offload(turn, now):
+            keys = turn.request.tokens.page_keys(self.kv.page_size, turn.lease.shared)
+            self.transfers.store(context.owner, keys, now)
         ttl = self.policy.retention.turn_ended(turn, now) if keep else 0.0
         if ttl > 0 and self.pins.add(context, turn.lease, ttl, now):
             turn.lease = None
@@ -104,9 +133,21 @@ class Book:
         for context in program.contexts.values():
             self.pins.end(context, "final", now)
             self.kv.end_owner(context.owner)
+            if self.transfers is not None:
+                self.transfers.end_owner(context.owner)
         if self.programs.get(program.program_id) is program:
             del self.programs[program.program_id]
         self.policy.retention.program_ended(program.turns_served)
+        for listener in self.tell.program_ended:
+            listener.program_ended(program, now)
+
+    def loaded(self, turn: TurnState, pages: int, now: float) -> None:
+        """Note that a turn's load is done: its first ``pages`` pages hold what they should."""
+        turn.loading = None
+        turn.computed = pages * self.kv.page_size
+        self.publish(turn, turn.computed, now)
+        if turn.cancelled:
+            self.finish(turn, "cancelled", now)
 
     def pages(self, tokens: int) -> int:
         return -(-tokens // self.kv.page_size)
@@ -124,19 +165,13 @@ class Book:
             self.kv.release(turn.lease, now)
             turn.lease = None
 
-    def aged_at(self, turn: TurnState) -> float:
-        return turn.submitted + self.config.max_wait
-
-    def aged(self, turn: TurnState, now: float) -> bool:
-        return now >= self.aged_at(turn)
-
-    def rank(self, turn: TurnState, now: float) -> tuple[Any, ...]:
-        if self.aged(turn, now):
-            return (0, turn.submitted, turn.sequence)
-        return (1, *self.policy.order(turn))
-
     def expire_pins(self, now: float) -> None:
-        if self.pins.expire(now):
+        retention = self.policy.retention
+
+        def expiring(pin: Pin) -> float:
+            return retention.pin_expiring(pin.context, now - pin.start, now)
+
+        if self.pins.expire(now, expiring):
             self.unblock()
 
     def unblock(self) -> None:
@@ -151,18 +186,24 @@ class Book:
         """Return when the passing of time alone may change a decision, if no turn ends before."""
         if not self.waiting:
             return None
-        ages = [self.aged_at(turn) for turn in self.waiting if self.aged_at(turn) > now]
-        expiry = self.pins.next_expiry()
-        return min(ages + ([expiry] if expiry is not None else []), default=None)
+        times = (
+            self.waiting.next_aging(now),
+            self.pins.next_expiry(),
+            self.policy.admission.next_change(now),
+        )
+        return min((time for time in times if time is not None), default=None)
 
     def check_integrity(self) -> None:
         """Raise ``InternalError`` if queues, leases, pins and pages disagree."""
         self.kv.check_integrity()
-        known = {turn.turn_id for turn in self.waiting + self.running}
-        if known != self.turns.keys() or len(known) != len(self.waiting) + len(self.running):
+        if self.transfers is not None:
+            self.transfers.check_integrity()
+        waiting = list(self.waiting)
+        known = {turn.turn_id for turn in waiting + self.running}
+        if known != self.turns.keys() or len(known) != len(waiting) + len(self.running):
             raise InternalError("Turns are not each in exactly one queue.")
-        if any(turn.lease is not None for turn in self.waiting):
-            raise InternalError("A waiting turn holds pages.")
+        if any(turn.lease is not None or turn not in turn.state.waiting for turn in waiting):
+            raise InternalError("A waiting turn holds pages, or its context does not know it.")
         leases = [turn.lease for turn in self.running] + self.pins.leases()
         if None in leases or len({id(lease) for lease in leases}) != len(leases):
             raise InternalError("A running turn holds no pages, or two holders share a lease.")

@@ -19,11 +19,15 @@ import math
 from bisect import bisect_right, insort
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
 
 from agentrt.scheduling.fixed_ttl import pinned_first
-from agentrt.scheduling.kv import CachedRun
-from agentrt.scheduling.policy import Policy, PrefillSeconds, TurnView, program_score
+from agentrt.scheduling.policy import (
+    KeepNothing,
+    Policy,
+    PrefillSeconds,
+    TurnView,
+    program_score,
+)
 
 __all__ = ["ContinuumRetention", "GapHistory", "best_ttl", "cold_start_ttl", "continuum"]
 
@@ -98,10 +102,11 @@ class MemoryfulnessEstimate:
         return -covariance / math.sqrt(spread) if spread > 0 else 1.0
 
 
-class ContinuumRetention:
+class ContinuumRetention(KeepNothing):
     """The TTL of Eq. 2, and LRU over what is not pinned (ended programs first)."""
 
     def __init__(self, prefill_seconds: PrefillSeconds) -> None:
+        super().__init__(program_score)
         self._prefill_seconds = prefill_seconds
         self._by_tool: dict[str, GapHistory] = {}
         self._all = GapHistory()
@@ -134,10 +139,6 @@ class ContinuumRetention:
     def program_ended(self, turns: int) -> None:
         """Learn how many turns programs have."""
         self._eta.add(turns)
-
-    def score(self, run: CachedRun) -> Any:
-        """Rank as ``program_score``."""
-        return program_score(run)
 
 
 def continuum(prefill_seconds: PrefillSeconds) -> Policy:

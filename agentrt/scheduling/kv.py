@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from typing import Any, Protocol
 
 __all__ = ["CachedRun", "KVCache", "KVCounts", "KVLease"]
@@ -19,6 +19,16 @@ class CachedRun(Protocol):
     @property
     def last_used(self) -> float:
         """When a lease on it was last taken or given back."""
+        ...
+
+    @property
+    def owners(self) -> Collection[str]:
+        """Names of the contexts whose latest state needs it (``ContextView.owner``)."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Its pages."""
         ...
 
 

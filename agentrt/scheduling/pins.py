@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
+from heapq import heappop, heappush
 
 from agentrt.scheduling.kv import KVCache, KVLease
 from agentrt.scheduling.plan import PinEnded, PinOutcome
@@ -11,18 +12,31 @@ from agentrt.scheduling.state import ContextState, Pin
 
 __all__ = ["PinBook"]
 
+SHORTEST_EXTENSION = 1e-3
+"""Seconds: time must pass before a pin is asked about again."""
+
 
 class PinBook:
     """All live pins. A context has at most one; the pages under pins stay below ``max_pages``.
 
     A run shared by two pins is counted for both, so ``pages`` is an upper bound of what is held.
+    ``changed`` is told of every context that gets or loses a pin: its turns rank anew.
     """
 
-    def __init__(self, kv: KVCache, max_pages: int, emit: Callable[[PinEnded], None]) -> None:
+    def __init__(
+        self,
+        kv: KVCache,
+        max_pages: int,
+        emit: Callable[[PinEnded], None],
+        changed: Callable[[ContextState], None],
+    ) -> None:
         self._kv = kv
         self._max_pages = max_pages
         self._emit = emit
+        self._changed = changed
         self._pins: dict[ContextState, Pin] = {}
+        self._due: list[tuple[float, int, Pin]] = []
+        self._pushed = 0
         self.pages = 0
         self.outcomes: Counter[PinOutcome] = Counter()
 
@@ -35,10 +49,28 @@ class PinBook:
         if lease.shared == 0 or self.pages + lease.shared > self._max_pages:
             return False
         self._kv.trim(lease)
-        pin = Pin(context, lease, now, ttl, lease.shared * self._kv.page_size)
+        pin = Pin(context, lease, now, ttl, now + ttl, lease.shared * self._kv.page_size)
         self._pins[context] = context.pin = pin
         self.pages += lease.shared
+        self._watch(pin)
+        self._changed(context)
         return True
+
+    def _watch(self, pin: Pin) -> None:
+        self._pushed += 1
+        heappush(self._due, (pin.expiry, self._pushed, pin))
+
+    def set_expiry(self, context: ContextState, expiry: float) -> None:
+        """Move the end of a context's pin, if it has one."""
+        if context.pin is not None:
+            context.pin.expiry = expiry
+            context.pin.ttl = expiry - context.pin.start
+            self._watch(context.pin)
+
+    def watch(self, context: ContextState) -> None:
+        """Say that a context's turns no longer wait: its pin, if there is one, can expire."""
+        if context.pin is not None and not context.waiting:
+            self._watch(context.pin)
 
     def end(self, context: ContextState, outcome: PinOutcome, now: float) -> bool:
         """End a context's pin, if it has one; its pages stay cached until evicted."""
@@ -48,6 +80,7 @@ class PinBook:
         context.pin = None
         self.pages -= pin.lease.shared
         self._kv.release(pin.lease, now)
+        self._changed(context)
         self.outcomes[outcome] += 1
         program = context.program.program_id
         self._emit(PinEnded(program, context.name, pin.start, now, pin.ttl, pin.tokens, outcome))
@@ -69,17 +102,32 @@ class PinBook:
         self._kv.release(pin.lease, now)
         pin.lease = lease
 
-    def expire(self, now: float) -> bool:
-        """End the pins whose time is over and whose context is not back; whether there were any."""
-        due = [pin for pin in self._pins.values() if pin.expiry <= now and not self._kept(pin)]
-        for pin in due:
-            self.end(pin.context, "expired", max(pin.expiry, pin.start))
-        return bool(due)
+    def expire(self, now: float, expiring: Callable[[Pin], float]) -> bool:
+        """End the pins whose time is over and whose context is not back; whether there were any.
 
-    @staticmethod
-    def _kept(pin: Pin) -> bool:
-        """A context that is back and waits keeps its pin until it is admitted."""
-        return pin.context.waiting_turns > 0
+        ``expiring`` is asked first: the seconds that it returns are added.
+        """
+        ended = False
+        while self._due and (not self._current(self._due[0]) or self._due[0][0] <= now):
+            entry = heappop(self._due)
+            if not self._current(entry):
+                continue
+            pin = entry[2]
+            if (more := expiring(pin)) > 0:
+                self.set_expiry(pin.context, now + max(more, SHORTEST_EXTENSION))
+            else:
+                ended |= self.end(pin.context, "expired", max(pin.expiry, pin.start))
+        return ended
+
+    def _current(self, entry: tuple[float, int, Pin]) -> bool:
+        """Whether an entry is about a live pin that nobody waits for, and not outdated.
+
+        A context that is back and waits keeps its pin until it is admitted; ``watch`` enters the
+        pin anew if it never is.
+        """
+        expiry, _, pin = entry
+        context = pin.context
+        return context.pin is pin and pin.expiry == expiry and not context.waiting
 
     def victim(self, beneficiary: ContextState) -> ContextState | None:
         """Choose the pin to break: the latest program's; the beneficiary's own only at the end."""
@@ -96,7 +144,9 @@ class PinBook:
 
     def next_expiry(self) -> float | None:
         """Return when the next pin expires, if no context comes back before."""
-        return min((pin.expiry for pin in self._pins.values() if not self._kept(pin)), default=None)
+        while self._due and not self._current(self._due[0]):
+            heappop(self._due)
+        return self._due[0][0] if self._due else None
 
     def leases(self) -> list[KVLease]:
         """Return the leases held by pins."""

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
@@ -72,8 +72,25 @@ class SeqSlice:
 
 
 @dataclass(frozen=True, slots=True)
+class Transfer:
+    """Pages to copy between the pool and the host tier: ``pages[i]`` and ``host_pages[i]``.
+
+    Both lists stay as they are, and nobody else writes either side, until the driver reports the
+    ``ticket`` to ``Scheduler.transferred``. Copies may run beside steps, in any order.
+    """
+
+    ticket: int
+    kind: Literal["load", "store"]
+    pages: Sequence[int]
+    host_pages: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
 class StepPlan:
     """One iteration: the slices to run together, prefill chunks and decodes alike.
+
+    ``transfers`` are to be begun now; with them ``slices`` may be empty, and then there is no step
+    to commit.
 
     ``repeat > 1`` is only planned when the caller passed a horizon to ``plan``: every slice is then
     a decode, and the same plan may be run that many times without asking again.
@@ -81,6 +98,7 @@ class StepPlan:
 
     slices: tuple[SeqSlice, ...]
     repeat: int = 1
+    transfers: tuple[Transfer, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -186,13 +204,20 @@ class PinEnded:
 Event: TypeAlias = TurnAdmitted | TurnPreempted | TurnFinished | PinEnded
 
 
+ToolEventKind: TypeAlias = Literal["started", "ended", "killed", "blocked", "throttled", "frozen"]
+
+
 @dataclass(frozen=True, slots=True)
 class ToolEvent:
-    """What a sandbox reports of a program's tool call: refines when its KV will be needed."""
+    """What a sandbox reports of a program's tool call: refines when its KV will be needed.
+
+    ``blocked`` waits for input or the network, ``throttled`` runs slowed down at a limit,
+    ``frozen`` does not run at all for now; ``started`` again says that it goes on.
+    """
 
     program_id: str
     context: str
-    kind: Literal["started", "ended", "killed"]
+    kind: ToolEventKind
     tool: str
 
 
@@ -222,6 +247,9 @@ class SchedulerStatistics:
     pins_broken: int
     pins_final: int
     longest_wait: float
+    transfers: int = 0
+    loaded_tokens: int = 0
+    stored_tokens: int = 0
 
 
 class SchedulerProtocol(Protocol):
@@ -255,6 +283,10 @@ class SchedulerProtocol(Protocol):
 
     def tool_event(self, event: ToolEvent, now: float) -> None:
         """Take note of a tool call's progress."""
+        ...
+
+    def transferred(self, tickets: Collection[int], now: float) -> None:
+        """Take note of transfers whose copies are done."""
         ...
 
     def take_events(self) -> list[Event]:

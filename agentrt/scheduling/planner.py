@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Hashable, Sequence
+from contextlib import closing
+
 from agentrt.errors import InternalError
 from agentrt.scheduling.book import Book
 from agentrt.scheduling.plan import SeqSlice, TurnAdmitted, TurnPreempted
+from agentrt.scheduling.policy import Verdict
+from agentrt.scheduling.pool import Pool
 from agentrt.scheduling.state import TurnState
 
 __all__ = ["Planner"]
@@ -15,21 +22,26 @@ class Planner:
 
     def __init__(self, book: Book) -> None:
         self._book = book
+        self._pool = Pool(book)
 
     def continue_running(self, now: float) -> list[SeqSlice]:
         """Plan every decode, then prefill chunks of turns that have started."""
-        decodes = [turn for turn in self._book.running if turn.decoding]
-        for turn in decodes:
+        running = self._book.running
+        for turn in [turn for turn in running if turn.decoding and turn.loading is None]:
             if turn.lease is not None:
                 self._cover(turn, turn.computed + 1, now)
         slices: list[SeqSlice] = []
         budget = self._book.config.token_budget
-        for decoding in (True, False):
-            for turn in self._book.running:
-                if turn.decoding is decoding and budget > 0:
-                    piece = self._slice(turn, budget)
-                    budget -= piece.count
-                    slices.append(piece)
+        ready = [turn for turn in running if turn.loading is None]
+        prefills = [turn for turn in ready if not turn.decoding]
+        if self._book.policy.prefill_order is not None:
+            prefills.sort(key=self._book.policy.prefill_order)
+        for turn in itertools.chain((turn for turn in ready if turn.decoding), prefills):
+            if budget <= 0:
+                break
+            piece = self._slice(turn, budget)
+            budget -= piece.count
+            slices.append(piece)
         return slices
 
     def _slice(self, turn: TurnState, budget: int) -> SeqSlice:
@@ -46,8 +58,9 @@ class Planner:
         while turn.lease is not None and len(turn.lease.pages) < needed:
             if book.kv.extend(turn.lease, needed):
                 return
-            victim = max(book.running, key=lambda other: book.rank(other, now))
             if len(book.running) > 1:
+                movable = [other for other in book.running if other.loading is None]
+                victim = max(movable, key=lambda other: book.waiting.rank(other, now))
                 self._preempt(victim, now)
             elif not book.break_pin(turn.state, now):
                 raise InternalError(f"Turn {turn.turn_id} fits the pool but finds no page.")
@@ -59,27 +72,75 @@ class Planner:
         book.publish(turn, turn.computed, now)
         book.drop_lease(turn, now)
         turn.preemptions += 1
-        turn.state.waiting_turns += 1
         book.running.remove(turn)
-        book.waiting.append(turn)
+        book.wait(turn)
         book.counters.preemptions += 1
         book.events.append(TurnPreempted(turn.turn_id, now))
         book.unblock()
 
     def admit(self, slices: list[SeqSlice], budget: int, now: float) -> None:
-        """Start waiting turns, best rank first, until one does not fit."""
+        """Start waiting turns, best rank first, until one does not fit or must wait."""
         book = self._book
         if book.blocked_until is not None and now < book.blocked_until and book.running:
             return
-        while book.waiting and budget > 0 and len(book.running) < book.config.max_seqs:
-            head = min(book.waiting, key=lambda turn: book.rank(turn, now))
-            if not self._start(head, now):
-                deadline = book.next_deadline(now)
-                book.blocked_until = deadline if deadline is not None else float("inf")
-                return
-            piece = self._slice(head, budget)
-            budget -= piece.count
-            slices.append(piece)
+        first: TurnState | None = None
+        with closing(book.waiting.ranked(now)) as ranked:
+            for turn in ranked:
+                if budget <= 0:
+                    return
+                first = first or turn
+                verdict = self._verdict(turn, now)
+                if verdict == "skip":
+                    continue
+                if verdict == "wait" or not self._enter(turn, now):
+                    break
+                budget = self._run(turn, slices, budget)
+        if first is not None and not book.running and self._start(first, now):
+            # Something always runs, whatever a policy would hold back.
+            self._run(first, slices, budget)
+        elif book.waiting:
+            deadline = book.next_deadline(now)
+            book.blocked_until = deadline if deadline is not None else math.inf
+
+    def _run(self, turn: TurnState, slices: list[SeqSlice], budget: int) -> int:
+        """Plan the first slice of a turn that has just started; return the budget that is left."""
+        if turn.loading is not None:
+            return budget
+        piece = self._slice(turn, budget)
+        slices.append(piece)
+        return budget - piece.count
+
+    def _verdict(self, turn: TurnState, now: float) -> Verdict:
+        if self._book.waiting.aged(turn, now):
+            return "start"
+        return self._book.policy.admission.verdict(turn, self._pool, now)
+
+    def _enter(self, turn: TurnState, now: float) -> bool:
+        """Start a turn, if need be in the place of less urgent ones."""
+        while not (self._has_seat() and self._start(turn, now)):
+            victim = self._less_urgent(turn, now)
+            if victim is None:
+                return False
+            victim.displaced = True
+            self._preempt(victim, now)
+        return True
+
+    def _has_seat(self) -> bool:
+        return len(self._book.running) < self._book.config.max_seqs
+
+    def _less_urgent(self, turn: TurnState, now: float) -> TurnState | None:
+        """Find who gives way to ``turn``: each does at most once, and none that has aged."""
+        book, preempts = self._book, self._book.policy.preempts
+        if preempts is None:
+            return None
+        giving = [
+            other
+            for other in book.running
+            if other.loading is None
+            and not (other.displaced or book.waiting.aged(other, now))
+            and preempts(turn, other, now)
+        ]
+        return max(giving, key=lambda other: book.waiting.rank(other, now), default=None)
 
     def _start(self, turn: TurnState, now: float) -> bool:
         """Lease pages for a waiting turn and let it run; False if it does not fit now."""
@@ -99,23 +160,41 @@ class Planner:
         turn.lease = lease
         turn.computed = lease.shared * page
         turn.prefill_end = turn.length
-        book.waiting.remove(turn)
+        book.leave_queue(turn)
         book.running.append(turn)
-        turn.state.waiting_turns -= 1
-        self._note_admission(turn, now)
+        found = self._load(turn, keys, now)
+        self._note_admission(turn, max(found * page, turn.computed), now)
         return True
 
-    def _note_admission(self, turn: TurnState, now: float) -> None:
+    def _load(self, turn: TurnState, keys: Sequence[Hashable], now: float) -> int:
+        """Have the host tier bring what it holds beyond the pool's part; return its pages."""
+        book, lease = self._book, turn.lease
+        if book.transfers is None or lease is None:
+            return 0
+        found = book.transfers.found(keys)
+        more = found - lease.shared
+        if more <= 0 or not book.policy.tiering.reload(more * book.kv.page_size):
+            return 0
+
+        def done(at: float) -> None:
+            book.loaded(turn, found, at)
+
+        turn.loading = book.transfers.load(turn.state.owner, keys[:found], lease, now, done)
+        return found
+
+    def _note_admission(self, turn: TurnState, cached: int, now: float) -> None:
         book = self._book
         context = turn.state
-        evicted = context.pin is None and turn.computed + book.kv.page_size <= context.length
+        evicted = context.pin is None and cached + book.kv.page_size <= context.length
         book.pins.end(context, "handed_off", now)
-        book.events.append(TurnAdmitted(turn.turn_id, now, turn.computed))
+        book.events.append(TurnAdmitted(turn.turn_id, now, cached))
+        for listener in book.tell.started:
+            listener.started(turn, now)
         if turn.admitted is not None:
             return
         turn.admitted = now
-        turn.cached = turn.computed
-        book.counters.cached_tokens += turn.computed
+        turn.cached = cached
+        book.counters.cached_tokens += cached
         book.counters.longest_wait = max(book.counters.longest_wait, now - turn.submitted)
         if context.last_end is not None:
             book.policy.retention.admitted(now - turn.submitted, evicted)
@@ -133,7 +212,7 @@ class Planner:
         book = self._book
         if book.policy.pin_break == "head" or not book.running:
             return True
-        return book.aged(turn, now) and book.kv.available() + book.pins.pages >= fresh
+        return book.waiting.aged(turn, now) and book.kv.available() + book.pins.pages >= fresh
 
     def repetitions(self, slices: list[SeqSlice], horizon: int) -> int:
         """How often a step of decodes may be repeated without a new decision."""

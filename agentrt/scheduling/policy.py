@@ -1,25 +1,38 @@
-"""What a policy is: an order, a retention, and a rule for breaking pins.
+"""What a policy is: an order, a retention, an admission, and a rule for breaking pins.
 
-A policy sees turns and programs through read-only views and never touches pages itself. A new one
-is one file with a factory, registered in :mod:`agentrt.scheduling.registry` or through the
-entry-point group ``agentrt.policies``.
+A policy sees turns and programs through read-only views (``views.py``) and never touches pages
+itself. A new one is one file with a factory, registered in :mod:`agentrt.scheduling.registry` or
+through the entry-point group ``agentrt.policies``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
 from agentrt.scheduling.kv import CachedRun
+from agentrt.scheduling.plan import FinishReason, ToolEvent
+from agentrt.scheduling.views import ContextView, PoolView, ProgramView, TurnView
 
 __all__ = [
+    "Admission",
+    "AdmitAll",
+    "ContextView",
     "KeepNothing",
+    "KeepOnHost",
+    "Listener",
     "Order",
+    "PinBreak",
     "Policy",
+    "PoolView",
+    "Preempts",
     "PrefillSeconds",
+    "ProgramView",
     "Retention",
+    "Tiering",
     "TurnView",
+    "Verdict",
     "by_arrival",
     "by_program",
     "lru_score",
@@ -30,45 +43,6 @@ PrefillSeconds: TypeAlias = Callable[[int], float]
 """Seconds it takes to prefill so many tokens."""
 
 
-class TurnView(Protocol):
-    """What a policy may know of a turn."""
-
-    @property
-    def program_id(self) -> str: ...
-    @property
-    def context(self) -> str: ...
-    @property
-    def tool(self) -> str | None:
-        """The tool that runs after this turn, if it is known."""
-        ...
-
-    @property
-    def submitted(self) -> float: ...
-    @property
-    def sequence(self) -> int:
-        """Rises by one with every submitted turn: breaks ties."""
-        ...
-
-    @property
-    def length(self) -> int:
-        """Tokens so far, prompt and output."""
-        ...
-
-    @property
-    def preemptions(self) -> int: ...
-    @property
-    def pinned(self) -> bool:
-        """Whether the context's KV is held by a live pin."""
-        ...
-
-    @property
-    def program_arrival(self) -> float: ...
-    @property
-    def program_turns(self) -> int:
-        """Turns of the program that have ended."""
-        ...
-
-
 class Order(Protocol):
     """Ranks waiting turns: the smallest key goes first, and no other goes before it."""
 
@@ -76,10 +50,28 @@ class Order(Protocol):
 
 
 class Retention(Protocol):
-    """Decides how long KV stays, and learns from what it sees. Times are seconds."""
+    """Decides how long KV stays, and learns from what it sees. Times are seconds.
+
+    ``rescore`` says that scores change with time or events, so that they must be asked for anew at
+    each eviction; without it a run is scored when it becomes evictable.
+    """
+
+    @property
+    def rescore(self) -> bool: ...
 
     def turn_ended(self, turn: TurnView, now: float) -> float:
         """Return the pin's time to live, counted from ``now``; 0 means no pin."""
+        ...
+
+    def pin_expiring(self, context: ContextView, waited: float, now: float) -> float:
+        """A pin's time is over after ``waited`` seconds: return seconds to go on, 0 to let go."""
+        ...
+
+    def tool_event(self, context: ContextView, event: ToolEvent, now: float) -> float | None:
+        """A tool of a context made progress: return its pin's new time to live from ``now``.
+
+        None leaves the pin as it is; 0 ends it.
+        """
         ...
 
     def returned(self, tool: str | None, gap: float) -> None:
@@ -99,21 +91,131 @@ class Retention(Protocol):
         ...
 
 
+Verdict: TypeAlias = Literal["start", "wait", "skip"]
+
+
+class Admission(Protocol):
+    """Says whether a turn that is next in order may start, beyond whether its pages fit.
+
+    ``wait`` blocks the queue behind it, ``skip`` lets the next in order try. A turn aged past the
+    waiting bound is not asked about, and something always runs: where nothing does and everything
+    was held back, the first in order starts.
+    """
+
+    def verdict(self, turn: TurnView, pool: PoolView, now: float) -> Verdict: ...
+    def next_change(self, now: float) -> float | None:
+        """Return when the passing of time alone may change a verdict, if ever."""
+        ...
+
+
+class AdmitAll:
+    """Admission that leaves it to the pages."""
+
+    def verdict(self, turn: TurnView, pool: PoolView, now: float) -> Verdict:
+        """Return ``start``."""
+        return "start"
+
+    def next_change(self, now: float) -> float | None:
+        """Return None."""
+        return None
+
+
+class Listener:
+    """Is told what happens; every method does nothing unless it is overridden. Times are seconds.
+
+    What it learns must not be needed for correctness: hints lie and events get lost.
+    """
+
+    def tick(self, now: float) -> None:
+        """A step is about to be planned."""
+
+    def submitted(self, turn: TurnView, now: float) -> None:
+        """A turn was handed in."""
+
+    def started(self, turn: TurnView, now: float) -> None:
+        """A turn left the queue, for the first time or after a preemption."""
+
+    def progressed(
+        self, turn: TurnView, prefilled: int, decoded: int, seconds: float, now: float
+    ) -> None:
+        """A step of so many ``seconds`` prefilled and put out so many tokens of a turn."""
+
+    def ended(self, turn: TurnView, reason: FinishReason, now: float) -> None:
+        """A turn ended, for whatever reason, before its KV is released or pinned."""
+
+    def program_ended(self, program: ProgramView, now: float) -> None:
+        """A program is forgotten."""
+
+    def tool_event(self, context: ContextView, event: ToolEvent, now: float) -> None:
+        """A tool of a context made progress."""
+
+
 PinBreak: TypeAlias = Literal["head", "last_resort"]
+Preempts: TypeAlias = Callable[["TurnView", "TurnView", float], bool]
+"""``(waiting, running, now)``: whether the waiting turn may take the running one's place."""
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
     """A named composition.
 
-    ``pin_break`` says for whom live pins are broken: ``last_resort`` only for a turn that has aged
-    past the waiting bound, or when nothing else can run; ``head`` for any turn at the queue's head.
+    Args:
+        name: what it was asked for by.
+        order: ranks waiting turns.
+        retention: how long KV stays.
+        pin_break: for whom live pins are broken: ``last_resort`` only for a turn that has aged past
+            the waiting bound, or when nothing else can run; ``head`` for any turn at the head.
+        admission: who may start, beyond whether the pages fit.
+        prefill_order: ranks started prefills for the step's token budget; None: as they started.
+        preempts: for a head that does not fit; a turn is preempted so at most once. None: never.
+        reorders: ranks of waiting turns change other than by pins and preemptions, so that they
+            must be asked for anew at each step.
+        tiering: what moves between the pool and a host tier, where there is one.
+        listeners: told what happens, in this order.
     """
 
     name: str
     order: Order
     retention: Retention
     pin_break: PinBreak = "last_resort"
+    admission: Admission = field(default_factory=AdmitAll)
+    prefill_order: Order | None = None
+    preempts: Preempts | None = None
+    reorders: bool = False
+    tiering: Tiering = field(default_factory=lambda: KeepOnHost())
+    listeners: tuple[Listener, ...] = ()
+
+
+class Tiering(Protocol):
+    """Decides what a host tier is used for. It costs bandwidth, never correctness."""
+
+    def offload(self, turn: TurnView, now: float) -> bool:
+        """Return whether the KV of a turn that ends is copied to the host."""
+        ...
+
+    def prefetch(self, turn: TurnView, now: float) -> float | None:
+        """Return in how many seconds it should be back in the pool; None: when it is needed."""
+        ...
+
+    def reload(self, tokens: int) -> bool:
+        """Return whether to load so many tokens from the host rather than to prefill them."""
+        ...
+
+
+class KeepOnHost:
+    """Tiering that copies everything to the host and loads it when it is needed."""
+
+    def offload(self, turn: TurnView, now: float) -> bool:
+        """Return True."""
+        return True
+
+    def prefetch(self, turn: TurnView, now: float) -> float | None:
+        """Return None."""
+        return None
+
+    def reload(self, tokens: int) -> bool:
+        """Return True."""
+        return True
 
 
 def by_arrival(turn: TurnView) -> tuple[Any, ...]:
@@ -139,12 +241,22 @@ def program_score(run: CachedRun) -> Any:
 class KeepNothing:
     """Retention without pins: KV stays as long as eviction by ``score`` lets it."""
 
+    rescore = False
+
     def __init__(self, score: Callable[[CachedRun], Any]) -> None:
         self._score = score
 
     def turn_ended(self, turn: TurnView, now: float) -> float:
         """Return 0."""
         return 0.0
+
+    def pin_expiring(self, context: ContextView, waited: float, now: float) -> float:
+        """Return 0."""
+        return 0.0
+
+    def tool_event(self, context: ContextView, event: ToolEvent, now: float) -> float | None:
+        """Return None."""
+        return None
 
     def returned(self, tool: str | None, gap: float) -> None:
         """Learn nothing."""

@@ -1,7 +1,7 @@
 """Policies by name: ``fcfs``, ``program-fcfs``, ``fixed-ttl=30``, ``continuum``, and plug-ins.
 
 A plug-in is an entry point of the group ``agentrt.policies``: a callable that takes the argument
-after ``=`` (or ``None``) and the prefill cost, and returns a :class:`Policy`.
+after ``=`` (or ``None``) and a :class:`Surroundings`, and returns a :class:`Policy`.
 """
 
 from __future__ import annotations
@@ -16,22 +16,16 @@ from agentrt.scheduling.fixed_ttl import fixed_ttl
 from agentrt.scheduling.policy import (
     KeepNothing,
     Policy,
-    PrefillSeconds,
     by_arrival,
     by_program,
     lru_score,
     program_score,
 )
+from agentrt.scheduling.surroundings import Surroundings
 
 __all__ = ["PolicyFactory", "make_policy", "policy_names"]
 
-PolicyFactory: TypeAlias = Callable[[str | None, PrefillSeconds], Policy]
-
-DEFAULT_PREFILL_SECONDS_PER_TOKEN = 0.0002
-
-
-def _default_cost(tokens: int) -> float:
-    return DEFAULT_PREFILL_SECONDS_PER_TOKEN * tokens
+PolicyFactory: TypeAlias = Callable[[str | None, Surroundings], Policy]
 
 
 def _plain(policy: Policy, argument: str | None) -> Policy:
@@ -52,7 +46,7 @@ def _builtin() -> dict[str, PolicyFactory]:
             Policy("program-fcfs", by_program, KeepNothing(program_score)), argument
         ),
         "fixed-ttl": lambda argument, _: fixed_ttl(argument),
-        "continuum": lambda argument, cost: _plain(continuum(cost), argument),
+        "continuum": lambda argument, around: _plain(continuum(around.prefill_seconds), argument),
     }
 
 
@@ -79,16 +73,16 @@ def _factory(name: str) -> PolicyFactory:
     return factory
 
 
-def make_policy(spec: str, *, prefill_seconds: PrefillSeconds = _default_cost) -> Policy:
+def make_policy(spec: str, surroundings: Surroundings | None = None) -> Policy:
     """Make a policy from ``NAME`` or ``NAME=ARGUMENT``.
 
     Args:
         spec: for example ``fcfs`` or ``fixed-ttl=30``.
-        prefill_seconds: what recomputing so many tokens costs on this engine, in seconds.
+        surroundings: the engine that it works for; None: nothing is known of it.
 
     Raises:
         ConfigError: no policy has this name, or the argument is wrong.
     """
     name, has_argument, argument = spec.strip().partition("=")
     factory = _factory(name)
-    return factory(argument if has_argument else None, prefill_seconds)
+    return factory(argument if has_argument else None, surroundings or Surroundings())

@@ -11,6 +11,8 @@ then by the policy's order. A head that does not fit blocks the others, so nothi
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from agentrt.errors import InternalError, InvalidRequest, ProgramTooLarge, QueueFull
 from agentrt.scheduling.book import Book
 from agentrt.scheduling.config import SchedulerConfig
@@ -45,7 +47,10 @@ def _repeated(plan: StepPlan, result: StepResult) -> int:
 
 
 class Scheduler:
-    """See the module's first lines; the contract of each method is ``SchedulerProtocol``'s."""
+    """See the module's first lines; the contract of each method is ``SchedulerProtocol``'s.
+
+    ``host`` is a second page cache for a host tier: its driver must carry out the plans' transfers.
+    """
 
     def __init__(
         self,
@@ -53,9 +58,10 @@ class Scheduler:
         policy: Policy,
         config: SchedulerConfig | None = None,
         *,
+        host: KVCache | None = None,
         step_observer: StepObserver | None = None,
     ) -> None:
-        self._book = Book(kv, policy, config or SchedulerConfig())
+        self._book = Book(kv, policy, config or SchedulerConfig(), host)
         self._planner = Planner(self._book)
         self._observer = step_observer
         self._in_flight: tuple[StepPlan, float] | None = None
@@ -74,12 +80,13 @@ class Scheduler:
         if context.pin is not None:
             keys = request.tokens.page_keys(page, (prompt - 1) // page)
             self._book.pins.supersede(context, keys, now)
-        context.waiting_turns += 1
         context.live_turns += 1
         self._sequence += 1
         turn = TurnState(request, self._sequence, now, context, prompt, since=now)
         self._book.turns[request.turn_id] = turn
-        self._book.waiting.append(turn)
+        for listener in self._book.tell.submitted:
+            listener.submitted(turn, now)
+        self._book.wait(turn)
         self._book.counters.prompt_tokens += prompt
         self._book.unblock()
 
@@ -113,7 +120,7 @@ class Scheduler:
         if turn is None:
             return False
         turn.cancelled = True
-        if self._in_flight is None or turn.lease is None:
+        if turn.loading is None and (self._in_flight is None or turn.lease is None):
             self._book.finish(turn, "cancelled", now)
         return True
 
@@ -131,11 +138,26 @@ class Scheduler:
         self._book.unblock()
 
     def tool_event(self, event: ToolEvent, now: float) -> None:
-        """Note which tool a context is in, so that its gap is learned under the right name."""
+        """Note what a context's tool does: which gap is learned, and when its pin should end."""
         program = self._book.programs.get(event.program_id)
         context = program.contexts.get(event.context) if program is not None else None
-        if context is not None and event.kind == "started":
+        if context is None:
+            return
+        if event.kind == "started":
             context.tool = event.tool
+        for listener in self._book.tell.tool_event:
+            listener.tool_event(context, event, now)
+        ttl = self._book.policy.retention.tool_event(context, event, now)
+        if ttl is not None:
+            self._book.pins.set_expiry(context, now + max(ttl, 0.0))
+
+    def transferred(self, tickets: Collection[int], now: float) -> None:
+        """Note that copies are done: what was loaded can be used, what was stored be found."""
+        if self._book.transfers is None:
+            raise InternalError("A transfer ended, but there is no host tier.")
+        for ticket in tickets:
+            self._book.transfers.finish(ticket, now)
+        self._book.unblock()
 
     def take_events(self) -> list[Event]:
         """Return the events since the last ``commit`` or ``take_events``."""
@@ -149,12 +171,16 @@ class Scheduler:
         """Decide the next step, up to ``horizon`` repetitions of it if all are decodes."""
         if self._in_flight is not None:
             raise InternalError("A step was planned before the last one was committed.")
+        for listener in self._book.tell.tick:
+            listener.tick(now)
         self._book.expire_pins(now)
         slices = self._planner.continue_running(now)
         budget = self._book.config.token_budget - sum(piece.count for piece in slices)
         self._planner.admit(slices, budget, now)
         repeat = self._planner.repetitions(slices, horizon) if horizon > 1 else 1
-        plan = StepPlan(tuple(slices), repeat)
+        transfers = self._book.transfers
+        new = transfers.take_new() if transfers is not None else ()
+        plan = StepPlan(tuple(slices), repeat, new)
         if slices:
             self._in_flight = (plan, now)
         return plan
@@ -164,13 +190,14 @@ class Scheduler:
         if self._in_flight is None or self._in_flight[0] is not plan:
             raise InternalError("A step was committed that is not the planned one.")
         started, self._in_flight = self._in_flight[1], None
-        prefilled = sum(self._advance(piece, result, now) for piece in plan.slices)
+        seconds = now - started
+        prefilled = sum(self._advance(piece, result, seconds, now) for piece in plan.slices)
         self._book.counters.steps += _repeated(plan, result)
         if self._observer is not None:
-            self._observer.observe(prefilled, plan.tokens, now - started)
+            self._observer.observe(prefilled, plan.tokens, seconds)
         return self.take_events()
 
-    def _advance(self, piece: SeqSlice, result: StepResult, now: float) -> int:
+    def _advance(self, piece: SeqSlice, result: StepResult, seconds: float, now: float) -> int:
         """Move one turn forward; return how many of its tokens were prefill."""
         turn = self._book.turns[piece.turn_id]
         sample = result.samples.get(piece.turn_id)
@@ -180,12 +207,17 @@ class Scheduler:
         prefilled = max(min(turn.computed + piece.count, turn.prefill_end) - turn.computed, 0)
         turn.computed += done
         turn.prefilled += prefilled
+        turn.program.prefilled += prefilled
+        turn.program.service += seconds
         self._book.counters.prefilled_tokens += prefilled
         turn.spend(now)
         # A failed step may not have written its pages: nobody else may find them.
         if prefilled and not _failed(sample):
             self._book.publish(turn, min(turn.computed, turn.prefill_end), now)
         reason = self._take_sample(turn, sample, now) if sample is not None else None
+        decoded = len(sample.tokens) if sample is not None else 0
+        for listener in self._book.tell.progressed:
+            listener.progressed(turn, prefilled, decoded, seconds, now)
         if turn.cancelled:
             reason = "cancelled"
         if reason is not None:
@@ -195,6 +227,7 @@ class Scheduler:
     def _take_sample(self, turn: TurnState, sample: Sample, now: float) -> FinishReason | None:
         turn.request.tokens.extend(sample.tokens)
         turn.output += len(sample.tokens)
+        turn.program.decoded += len(sample.tokens)
         self._book.counters.output_tokens += len(sample.tokens)
         if turn.first_token is None and len(sample.tokens):
             turn.first_token = now
@@ -213,6 +246,7 @@ class Scheduler:
     def statistics(self) -> SchedulerStatistics:
         """Return gauges and counters."""
         counts, counters, pins = self._book.kv.statistics(), self._book.counters, self._book.pins
+        copies = self._book.transfers
         return SchedulerStatistics(
             running=len(self._book.running),
             waiting=len(self._book.waiting),
@@ -236,6 +270,9 @@ class Scheduler:
             pins_broken=pins.outcomes["broken"],
             pins_final=pins.outcomes["final"],
             longest_wait=counters.longest_wait,
+            transfers=0 if copies is None else len(copies),
+            loaded_tokens=0 if copies is None else copies.loaded_tokens,
+            stored_tokens=0 if copies is None else copies.stored_tokens,
         )
 
     def check_integrity(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from agentrt.scheduling.hints import TurnHints
 from agentrt.scheduling.kv import KVLease
 from agentrt.scheduling.plan import FinishReason, TurnRequest, TurnStats
 
@@ -16,7 +17,12 @@ class ProgramState:
 
     program_id: str
     arrival: float
+    tenant: str = "default"
     turns_served: int = 0
+    prefilled: int = 0
+    decoded: int = 0
+    service: float = 0.0
+    waited: float = 0.0
     ending: bool = False
     forgotten: bool = False
     contexts: dict[str, ContextState] = field(default_factory=dict)
@@ -35,11 +41,8 @@ class Pin:
     lease: KVLease
     start: float
     ttl: float
+    expiry: float
     tokens: int
-
-    @property
-    def expiry(self) -> float:
-        return self.start + self.ttl
 
 
 @dataclass(slots=True, eq=False)
@@ -48,7 +51,7 @@ class ContextState:
 
     program: ProgramState
     name: str
-    waiting_turns: int = 0
+    waiting: list[TurnState] = field(default_factory=list)
     live_turns: int = 0
     last_end: float | None = None
     length: int = 0
@@ -60,6 +63,10 @@ class ContextState:
         """The name under which the page cache knows this context."""
         return f"{self.program.program_id}\0{self.name}"
 
+    @property
+    def pinned(self) -> bool:
+        return self.pin is not None
+
 
 @dataclass(slots=True, eq=False)
 class TurnState:
@@ -68,6 +75,9 @@ class TurnState:
     [0, computed)            in KV, on ``lease``'s pages
     [computed, length)       to be computed; one token left means: decoding
     prefill_end              the length at admission: what lies before it is prefill
+
+    ``displaced``: it gave its place to a more urgent one, which happens once. ``loading``: the
+    ticket of the transfer that it waits for; until then it is not computed.
     """
 
     request: TurnRequest
@@ -85,6 +95,8 @@ class TurnState:
     cached: int = 0
     prefilled: int = 0
     preemptions: int = 0
+    displaced: bool = False
+    loading: int | None = None
     cancelled: bool = False
     tool_seen: str | None = None
     queue_seconds: float = 0.0
@@ -104,8 +116,24 @@ class TurnState:
         return self.request.context
 
     @property
+    def tenant(self) -> str:
+        return self.request.tenant
+
+    @property
     def tool(self) -> str | None:
         return self.tool_seen or self.request.next_tool
+
+    @property
+    def hints(self) -> TurnHints:
+        return self.request.hints
+
+    @property
+    def max_output(self) -> int:
+        return self.request.max_output
+
+    @property
+    def program(self) -> ProgramState:
+        return self.state.program
 
     @property
     def length(self) -> int:
@@ -132,6 +160,7 @@ class TurnState:
         elapsed, self.since = now - self.since, now
         if self.lease is None:
             self.queue_seconds += elapsed
+            self.state.program.waited += elapsed
         elif self.first_token is None:
             self.prefill_seconds += elapsed
         else:

@@ -30,6 +30,8 @@ from agentrt.scheduling.scheduler import Scheduler
 from agentrt.scheduling.tokens import VirtualTokens
 from agentrt.simulation.clock import VirtualClock
 from agentrt.simulation.cost import CostModel
+from agentrt.simulation.future import Future
+from agentrt.simulation.link import Link
 
 __all__ = ["Simulation"]
 
@@ -99,6 +101,47 @@ class _IdealCache:
         return max(1, turn.prompt_tokens - known * turn.block_tokens)
 
 
+class _Foretelling:
+    """Keeps a :class:`Future` true while programs are under way."""
+
+    def __init__(self, future: Future, cost: CostModel) -> None:
+        self._future = future
+        self._cost = cost
+
+    def _alone(self, turn: Turn) -> float:
+        new = max(1, turn.prompt_tokens - turn.reused_tokens)
+        return self._cost.turn_seconds(new, turn.prompt_tokens, turn.output_tokens)
+
+    def arrives(self, run: _Run, time: float) -> None:
+        """The current turn was handed in at ``time``."""
+        self._future.set_return(run.program.program, run.turn.context, time)
+        self._note_remaining(run)
+
+    def leaves(self, run: _Run, back: float) -> None:
+        """The turn before the current one ended; the current one arrives at ``back``.
+
+        Other contexts are back no sooner than if all turns until then ran alone.
+        """
+        time, seen = back, set[str]()
+        for turn in run.program.turns[run.index :]:
+            if turn.context not in seen:
+                seen.add(turn.context)
+                self._future.set_return(run.program.program, turn.context, time)
+            time += self._alone(turn) + (turn.gap or 0.0)
+        for context in run.held.keys() - seen:
+            self._future.set_return(run.program.program, context, math.inf)
+        self._note_remaining(run)
+
+    def _note_remaining(self, run: _Run) -> None:
+        left = run.program.turns[run.index :]
+        seconds = sum(self._alone(turn) + (turn.gap or 0.0) for turn in left)
+        self._future.set_remaining(run.program.program, seconds)
+
+    def ends(self, run: _Run) -> None:
+        """The program has ended."""
+        self._future.forget(run.program.program)
+
+
 class Simulation:
     """One run. ``scheduler`` must be fresh; ``recorder`` receives everything that happens.
 
@@ -107,6 +150,8 @@ class Simulation:
         stop: asked at every step; once true the run ends and is left incomplete.
         progress: called now and then.
         jump: plan stretches of pure decoding as one; switched off only to check that it is exact.
+        link: to the scheduler's host tier, if it has one.
+        future: is told what happens next, for a policy that is an oracle.
     """
 
     def __init__(
@@ -119,6 +164,8 @@ class Simulation:
         stop: Callable[[], bool] = lambda: False,
         progress: Progress | None = None,
         jump: bool = True,
+        link: Link | None = None,
+        future: Future | None = None,
     ) -> None:
         self.clock = VirtualClock()
         self._scheduler = scheduler
@@ -131,6 +178,8 @@ class Simulation:
         self._due: list[tuple[float, int, _Run]] = []
         self._active: dict[str, _Run] = {}
         self._ideal = _IdealCache()
+        self._link = link
+        self._foretell = None if future is None else _Foretelling(future, cost)
         self._steps = 0
         self._turns_done = 0
         self._programs = len(arrivals)
@@ -168,6 +217,8 @@ class Simulation:
         """Hand a turn in as of ``time``, which may lie within the step that has just ended."""
         turn = run.turn
         run.ideal = self._ideal.prefill(turn)
+        if self._foretell is not None:
+            self._foretell.arrives(run, time)
         request = TurnRequest(
             turn_id=run.turn_id,
             program_id=run.program.program,
@@ -190,7 +241,11 @@ class Simulation:
     def _step(self) -> bool:
         """Run one planned step; False if there is nothing to run."""
         now = self.clock.now
+        if self._link is not None:
+            self._scheduler.transferred(self._link.take_done(now), now)
         plan = self._scheduler.plan(now, self._horizon)
+        if self._link is not None:
+            self._link.begin(plan.transfers, now)
         if not plan.slices:
             self._handle(self._scheduler.take_events())
             return False
@@ -208,11 +263,17 @@ class Simulation:
     def _next_decision(self, now: float) -> float:
         """Return when something may happen that a repeated step must not run past."""
         deadline = self._scheduler.next_deadline(now)
-        return self._next_due() if deadline is None else min(self._next_due(), deadline)
+        return min(self._next_event(), math.inf if deadline is None else deadline)
+
+    def _next_event(self) -> float:
+        """Return when a turn arrives or a copy is done, whichever is first."""
+        copied = math.inf if self._link is None else self._link.next_done()
+        return min(self._next_due(), copied)
 
     def _skip_idle_time(self) -> None:
-        if self._due:
-            self.clock.advance_to(max(self.clock.now, self._next_due()))
+        event = self._next_event()
+        if event < math.inf:
+            self.clock.advance_to(max(self.clock.now, event))
         elif self._active:
             raise InternalError(
                 f"{len(self._active)} turns wait, yet the scheduler plans nothing at "
@@ -245,10 +306,14 @@ class Simulation:
             back = stats.finished + (run.turn.gap or 0.0)
             self._recorder.gap(run.program, run.index, stats.finished, back)
             run.index += 1
+            if self._foretell is not None:
+                self._foretell.leaves(run, back)
             self._later(back, run)
 
     def _end(self, run: _Run, failed: str = "") -> None:
         now = self.clock.now
+        if self._foretell is not None:
+            self._foretell.ends(run)
         self._scheduler.end_program(run.program.program, now)
         outcome: ProgramOutcome = "failed" if failed else "finished"
         self._recorder.program(run.program, run.arrival, now, outcome, failed)

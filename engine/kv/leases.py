@@ -50,15 +50,17 @@ class CacheStatistics:
 class PageCache:
     """Page pool and prefix tree behind one set of verbs.
 
-    ``total`` is in pages, ``page_size`` in tokens. ``score`` says what is evicted first; times are
-    the caller's clock.
+    ``total`` is in pages, ``page_size`` in tokens. ``score`` says what is evicted first, with
+    ``rescore`` asked anew at each eviction; times are the caller's clock.
     """
 
-    def __init__(self, total: int, page_size: int, score: EvictionScore) -> None:
+    def __init__(
+        self, total: int, page_size: int, score: EvictionScore, *, rescore: bool = False
+    ) -> None:
         self.total = total
         self.page_size = page_size
         self._pool = PagePool(total)
-        self._tree = PrefixTree(score)
+        self._tree = PrefixTree(score, rescore=rescore)
         self._leases: set[Lease] = set()
         self._private = 0
         self._evicted = 0

@@ -39,6 +39,11 @@ class Node:
         """Whether some living context's latest state needs this run."""
         return bool(self.owners)
 
+    @property
+    def size(self) -> int:
+        """Its pages."""
+        return len(self.pages)
+
     def path(self) -> Iterator[Node]:
         """Yield this node and its ancestors, without the root."""
         node = self
@@ -66,14 +71,24 @@ def _agreeing(left: Sequence[Hashable], keys: Sequence[Hashable], start: int) ->
     return next(i for i in range(length) if left[i] != keys[start + i])
 
 
-class PrefixTree:
-    """Cached runs by content. Pages come in by ``insert`` and leave by ``evict``."""
+def _is_candidate(stamp: int, node: Node) -> bool:
+    """Whether an entry of the eviction heap is the newest of a run that can go."""
+    return stamp == node.stamp and not node.locks and not node.children and bool(node.pages)
 
-    def __init__(self, score: EvictionScore) -> None:
+
+class PrefixTree:
+    """Cached runs by content. Pages come in by ``insert`` and leave by ``evict``.
+
+    A run is scored when it becomes evictable; with ``rescore`` all that can go are scored anew at
+    each eviction.
+    """
+
+    def __init__(self, score: EvictionScore, *, rescore: bool = False) -> None:
         self.root = Node([], [], None)
         self.pages = 0
         self.locked_pages = 0
         self._score = score
+        self._rescore = rescore
         self._heap: list[tuple[Any, int, int, Node]] = []
         self._pushes = 0
         self._tails: dict[str, Node] = {}
@@ -236,13 +251,20 @@ class PrefixTree:
             InternalError: fewer are evictable; callers ask ``evictable`` first.
         """
         freed: list[int] = []
+        if self._rescore:
+            self._score_anew()
         while len(freed) < count:
             if not self._heap:
                 raise InternalError(f"{count} pages to evict, but only {len(freed)} were found.")
             _, _, stamp, node = heapq.heappop(self._heap)
-            if stamp == node.stamp and not node.locks and not node.children and node.pages:
+            if _is_candidate(stamp, node):
                 freed += self._cut(node, count - len(freed))
         return freed
+
+    def _score_anew(self) -> None:
+        candidates = [entry for entry in self._heap if _is_candidate(entry[2], entry[3])]
+        self._heap = [(self._score(node), at, stamp, node) for _, at, stamp, node in candidates]
+        heapq.heapify(self._heap)
 
     def _cut(self, node: Node, count: int) -> list[int]:
         """Take up to ``count`` pages off the tail of a leaf; remove it when it is empty."""

@@ -9,7 +9,7 @@ from agentrt.bench.recorder import Recorder
 from agentrt.bench.records import RunRecord
 from agentrt.bench.workload import Program, Turn, Workload
 from agentrt.engine.kv import PageCache
-from agentrt.scheduling import Scheduler, SchedulerConfig, make_policy
+from agentrt.scheduling import Scheduler, SchedulerConfig, Surroundings, make_policy
 from agentrt.simulation.cost import CostModel
 from agentrt.simulation.run import Simulation
 
@@ -74,7 +74,7 @@ def play(
     jump: bool = True,
 ) -> RunRecord:
     """Simulate and check that no page is lost."""
-    made = make_policy(policy, prefill_seconds=cost.prefill_seconds)
+    made = make_policy(policy, Surroundings(prefill_seconds=cost.prefill_seconds))
     cache = PageCache(pages, 16, made.retention.score)
     config = SchedulerConfig(
         token_budget=cost.token_budget,

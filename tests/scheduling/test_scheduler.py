@@ -454,16 +454,18 @@ class TestIntegrity:
     def test_notices_turns_in_no_queue_and_pages_without_a_holder(self):
         bench = Bench()
         bench.submit("a/0", 3, 9)
-        turn = bench.scheduler._book.waiting.pop()
+        [turn] = bench.scheduler._book.waiting
+        bench.scheduler._book.waiting.remove(turn)
         with pytest.raises(InternalError, match="one queue"):
             bench.scheduler.check_integrity()
-        bench.scheduler._book.waiting.append(turn)
+        bench.scheduler._book.waiting.add(turn)
         bench.step()
         lease, turn.lease = turn.lease, None
         with pytest.raises(InternalError, match="holds no pages"):
             bench.scheduler.check_integrity()
         turn.lease = lease
         bench.submit("b/0", 3, 9)
-        bench.scheduler._book.waiting[0].lease = lease
+        [waiting] = bench.scheduler._book.waiting
+        waiting.lease = lease
         with pytest.raises(InternalError, match="waiting turn"):
             bench.scheduler.check_integrity()

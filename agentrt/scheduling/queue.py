@@ -1,0 +1,124 @@
+"""Waiting turns by rank: aged ones first, by age; the others in the policy's order.
+
+A rank is computed when a turn enters and when ``touch`` says that it may have changed, so finding
+the head costs O(log n). Only an order that changes by itself (``reorders``) is sorted at each look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping
+from heapq import heapify, heappop, heappush
+from typing import Any, TypeAlias
+
+from agentrt.scheduling.policy import Order
+from agentrt.scheduling.state import TurnState
+
+__all__ = ["WaitingQueue"]
+
+_Entry: TypeAlias = tuple[Any, int, int, TurnState]
+"""Key, the turn's sequence, stamp, turn: sequence and stamp keep turns from being compared."""
+
+
+class WaitingQueue:
+    """The waiting turns. ``max_wait`` is in seconds after a turn's ``submitted``.
+
+    A heap's entry is valid while its stamp is the turn's newest one: turns leave and change their
+    rank without a search, and what they leave behind is dropped when it comes up.
+    """
+
+    def __init__(self, order: Order, max_wait: float, *, reorders: bool = False) -> None:
+        self._order = order
+        self._max_wait = max_wait
+        self._reorders = reorders
+        self._entries = 0
+        self._waiting: dict[TurnState, int] = {}
+        self._rank_stamps: dict[TurnState, int] = {}
+        self._ranked: list[_Entry] = []
+        self._young: list[_Entry] = []
+        self._aged: list[_Entry] = []
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def __iter__(self) -> Iterator[TurnState]:
+        return iter(self._waiting)
+
+    def __contains__(self, turn: TurnState) -> bool:
+        return turn in self._waiting
+
+    def add(self, turn: TurnState) -> None:
+        """Let a turn wait."""
+        self._entries += 1
+        self._waiting[turn] = self._entries
+        heappush(self._young, (turn.submitted, turn.sequence, self._entries, turn))
+        self.touch(turn)
+
+    def touch(self, turn: TurnState) -> None:
+        """Rank a turn anew, if it waits."""
+        if turn in self._waiting and not self._reorders:
+            self._entries += 1
+            self._rank_stamps[turn] = self._entries
+            heappush(self._ranked, self._ranked_entry(turn, self._entries))
+
+    def _ranked_entry(self, turn: TurnState, stamp: int) -> _Entry:
+        return (self._order(turn), turn.sequence, stamp, turn)
+
+    def remove(self, turn: TurnState) -> None:
+        """Take a turn out.
+
+        Raises:
+            KeyError: it does not wait.
+        """
+        del self._waiting[turn]
+        self._rank_stamps.pop(turn, None)
+
+    def aged(self, turn: TurnState, now: float) -> bool:
+        """Whether a turn has waited past the bound."""
+        return now >= turn.submitted + self._max_wait
+
+    def rank(self, turn: TurnState, now: float) -> tuple[Any, ...]:
+        """Return a turn's rank, waiting or not: the smallest goes first."""
+        if self.aged(turn, now):
+            return (0, turn.submitted, turn.sequence)
+        return (1, self._order(turn), turn.sequence)
+
+    def ranked(self, now: float) -> Generator[TurnState, None, None]:
+        """Yield waiting turns, best first. Meanwhile only the yielded ones may be removed."""
+        self._age(now)
+        yield from _drain(self._aged, self._waiting)
+        heap, stamps = self._ranked, self._rank_stamps
+        if self._reorders:
+            stamps = self._waiting
+            heap = [self._ranked_entry(turn, stamp) for turn, stamp in stamps.items()]
+            heapify(heap)
+        for turn in _drain(heap, stamps):
+            if not self.aged(turn, now):
+                yield turn
+
+    def _age(self, now: float) -> None:
+        """Move turns that have waited past the bound to the aged ones."""
+        young, waiting = self._young, self._waiting
+        while young and (waiting.get(young[0][3]) != young[0][2] or self.aged(young[0][3], now)):
+            entry = heappop(young)
+            if waiting.get(entry[3]) == entry[2]:
+                heappush(self._aged, entry)
+
+    def next_aging(self, now: float) -> float | None:
+        """Return when the next turn ages, if any will."""
+        self._age(now)
+        return self._young[0][0] + self._max_wait if self._young else None
+
+
+def _drain(heap: list[_Entry], stamps: Mapping[TurnState, int]) -> Generator[TurnState, None, None]:
+    """Yield the turns of valid entries, in order; put back those that still are valid."""
+    passed: list[_Entry] = []
+    try:
+        while heap:
+            entry = heappop(heap)
+            if stamps.get(entry[3]) == entry[2]:
+                passed.append(entry)
+                yield entry[3]
+    finally:
+        for entry in passed:
+            if stamps.get(entry[3]) == entry[2]:
+                heappush(heap, entry)
