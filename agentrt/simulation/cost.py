@@ -48,8 +48,20 @@ class CostModel:
     """A step costs ``step_seconds``, and for each prefilled token and each context token of a
     decoding sequence a little more. A slice of one sampled token counts as decoding.
 
-    ``token_budget`` is tokens a step, ``max_seqs`` sequences at once; with ``reserve_output`` a
-    turn starts only when KV for its whole prompt and output is free.
+    Args:
+        step_seconds: of every step, whatever is in it.
+        prefill_token_seconds: of each prefilled token.
+        context_token_seconds: of each token of context that a decoding sequence reads.
+        token_budget: tokens a step.
+        max_seqs: sequences at once.
+        reserve_output: a turn starts only when KV for its whole prompt and output is free.
+        prefill_pair_seconds: of each pair of a prefilled token and one before it: the quadratic
+            part of a long prefill.
+        sequence_seconds: of each decoding sequence.
+        reload_seconds: of one transfer of KV from host memory.
+        reload_token_seconds: of each token of it.
+        kv_token_bytes: KV of one token, for what crosses a network.
+        source: where the figures come from.
     """
 
     step_seconds: float
@@ -58,34 +70,54 @@ class CostModel:
     token_budget: int = 2048
     max_seqs: int = 64
     reserve_output: bool = True
+    prefill_pair_seconds: float = 0.0
+    sequence_seconds: float = 0.0
+    reload_seconds: float = 0.0
+    reload_token_seconds: float = 1.2e-6
+    kv_token_bytes: int = 131_072
+    source: str = ""
 
     def step(self, plan: StepPlan) -> StepCost:
         """Return what ``plan`` costs; its contexts grow by one token a repetition."""
-        prefilled = decoding = context = 0
+        prefilled = decoding = context = pairs = 0
         for piece in plan.slices:
             if piece.sample and piece.count == 1:
                 decoding += 1
                 context += piece.start + 1
             else:
                 prefilled += piece.count
+                pairs += piece.count * (2 * piece.start + piece.count + 1) // 2
         first = (
             self.step_seconds
             + self.prefill_token_seconds * prefilled
             + self.context_token_seconds * context
+            + self.prefill_pair_seconds * pairs
+            + self.sequence_seconds * decoding
         )
         return StepCost(first, self.context_token_seconds * decoding)
 
     def prefill_seconds(self, tokens: int) -> float:
         """Return what prefilling ``tokens`` costs: what a policy weighs a lost prefix by."""
-        return self.prefill_token_seconds * tokens
+        pairs = tokens * (tokens + 1) // 2
+        return self.prefill_token_seconds * tokens + self.prefill_pair_seconds * pairs
+
+    def reload(self, tokens: int) -> float:
+        """Return the seconds that fetching ``tokens`` of KV from host memory takes."""
+        return self.reload_seconds + self.reload_token_seconds * tokens if tokens else 0.0
 
     def turn_seconds(self, new: int, prompt: int, output: int) -> float:
         """Return a turn's seconds alone: ``new`` of ``prompt`` tokens prefilled, then decode."""
         chunks = -(-new // self.token_budget)
-        prefill = chunks * self.step_seconds + self.prefill_token_seconds * new
+        pairs = new * (2 * prompt - new + 1) // 2
+        prefill = (
+            chunks * self.step_seconds
+            + self.prefill_token_seconds * new
+            + self.prefill_pair_seconds * pairs
+        )
+        step = self.step_seconds + self.sequence_seconds
         if new == 1:
-            prefill = self.step_seconds + self.context_token_seconds * prompt
-        first = self.step_seconds + self.context_token_seconds * (prompt + 1)
+            prefill = step + self.context_token_seconds * prompt
+        first = step + self.context_token_seconds * (prompt + 1)
         return prefill + StepCost(first, self.context_token_seconds).total(output - 1)
 
     def to_json(self) -> dict[str, Any]:
@@ -95,7 +127,10 @@ class CostModel:
 
 COST_MODELS: Mapping[str, CostModel] = {
     "reference-8b": CostModel(
-        step_seconds=6e-3, prefill_token_seconds=0.09e-3, context_token_seconds=0.04e-6
+        step_seconds=6e-3,
+        prefill_token_seconds=0.09e-3,
+        context_token_seconds=0.04e-6,
+        source="The reference set-up: round figures of an 8B model on one data-centre GPU.",
     ),
 }
 
@@ -147,7 +182,9 @@ def _checked(path: Path, data: Any) -> CostModel:
 def _check_value(path: Path, name: str, value: Any) -> None:
     if name == "reserve_output":
         good, wanted = isinstance(value, bool), "true or false"
-    elif name in ("token_budget", "max_seqs"):
+    elif name == "source":
+        good, wanted = isinstance(value, str), "a text"
+    elif name in ("token_budget", "max_seqs", "kv_token_bytes"):
         good, wanted = type(value) is int and value > 0, "a whole number above 0"
     else:
         number = isinstance(value, int | float) and not isinstance(value, bool)
