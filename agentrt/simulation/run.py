@@ -9,29 +9,19 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 
 from agentrt.bench.recorder import Progress, Recorder, RunProgress
 from agentrt.bench.records import ProgramOutcome
-from agentrt.bench.workload import Program, Turn
+from agentrt.bench.workload import Program
 from agentrt.errors import CapacityError, InternalError
-from agentrt.scheduling.plan import (
-    Event,
-    PinEnded,
-    Sample,
-    StepPlan,
-    StepResult,
-    TurnFinished,
-    TurnRequest,
-    TurnStats,
-)
+from agentrt.scheduling.plan import Event, PinEnded, TurnFinished, TurnStats
 from agentrt.scheduling.scheduler import Scheduler
-from agentrt.scheduling.tokens import VirtualTokens
 from agentrt.simulation.clock import VirtualClock
 from agentrt.simulation.cost import CostModel
 from agentrt.simulation.future import Future
 from agentrt.simulation.link import Link
+from agentrt.simulation.programs import Foretelling, IdealCache, ProgramRun, sampled
 
 __all__ = ["Simulation"]
 
@@ -39,107 +29,6 @@ LONGEST_REPEAT = 1 << 20
 """Most repetitions asked for at once; the next event cuts them shorter."""
 
 PROGRESS_STEPS = 2000
-
-
-@dataclass(slots=True)
-class _Run:
-    """One program under way: the turn it is at, and what each of its contexts holds."""
-
-    program: Program
-    arrival: float
-    index: int = 0
-    ideal: int = 0
-    held: dict[str, VirtualTokens] = field(default_factory=dict)
-
-    @property
-    def turn(self) -> Turn:
-        return self.program.turns[self.index]
-
-    @property
-    def is_last(self) -> bool:
-        return self.index == len(self.program.turns) - 1
-
-    @property
-    def turn_id(self) -> str:
-        return f"{self.program.program}/{self.index}"
-
-    def prompt(self) -> VirtualTokens:
-        """Return the current turn's prompt and remember it as its context's state."""
-        turn, tag = self.turn, (self.program.program, self.index)
-        before = self.held.get(turn.context)
-        if turn.blocks:
-            source = VirtualTokens(_segments(turn), turn.prompt_tokens, tag)
-        elif before is None:
-            source = VirtualTokens.first(turn.prompt_tokens, tag)
-        else:
-            source = before.follow(turn.reused_tokens, turn.prompt_tokens, tag)
-        self.held[turn.context] = source
-        return source
-
-
-def _segments(turn: Turn) -> list[tuple[int, Hashable]]:
-    """Name a prompt's content by its blocks; the last one may be cut off by the prompt's end."""
-    size = turn.block_tokens
-    used = turn.blocks[: -(-turn.prompt_tokens // size)]
-    return [
-        (min((at + 1) * size, turn.prompt_tokens), ("block", name)) for at, name in enumerate(used)
-    ]
-
-
-class _IdealCache:
-    """What a cache that never forgets would still have to prefill."""
-
-    def __init__(self) -> None:
-        self._blocks: set[int] = set()
-
-    def prefill(self, turn: Turn) -> int:
-        """Return the tokens of ``turn`` that it does not hold; at least the last one."""
-        if not turn.blocks:
-            return max(1, turn.prompt_tokens - turn.reused_tokens)
-        known = sum(1 for _ in itertools.takewhile(self._blocks.__contains__, turn.blocks))
-        self._blocks.update(turn.blocks)
-        return max(1, turn.prompt_tokens - known * turn.block_tokens)
-
-
-class _Foretelling:
-    """Keeps a :class:`Future` true while programs are under way."""
-
-    def __init__(self, future: Future, cost: CostModel) -> None:
-        self._future = future
-        self._cost = cost
-
-    def _alone(self, turn: Turn) -> float:
-        new = max(1, turn.prompt_tokens - turn.reused_tokens)
-        return self._cost.turn_seconds(new, turn.prompt_tokens, turn.output_tokens)
-
-    def arrives(self, run: _Run, time: float) -> None:
-        """The current turn was handed in at ``time``."""
-        self._future.set_return(run.program.program, run.turn.context, time)
-        self._note_remaining(run)
-
-    def leaves(self, run: _Run, back: float) -> None:
-        """The turn before the current one ended; the current one arrives at ``back``.
-
-        Other contexts are back no sooner than if all turns until then ran alone.
-        """
-        time, seen = back, set[str]()
-        for turn in run.program.turns[run.index :]:
-            if turn.context not in seen:
-                seen.add(turn.context)
-                self._future.set_return(run.program.program, turn.context, time)
-            time += self._alone(turn) + (turn.gap or 0.0)
-        for context in run.held.keys() - seen:
-            self._future.set_return(run.program.program, context, math.inf)
-        self._note_remaining(run)
-
-    def _note_remaining(self, run: _Run) -> None:
-        left = run.program.turns[run.index :]
-        seconds = sum(self._alone(turn) + (turn.gap or 0.0) for turn in left)
-        self._future.set_remaining(run.program.program, seconds)
-
-    def ends(self, run: _Run) -> None:
-        """The program has ended."""
-        self._future.forget(run.program.program)
 
 
 class Simulation:
@@ -175,17 +64,17 @@ class Simulation:
         self._progress = progress
         self._horizon = LONGEST_REPEAT if jump else 1
         self._order = itertools.count()
-        self._due: list[tuple[float, int, _Run]] = []
-        self._active: dict[str, _Run] = {}
-        self._ideal = _IdealCache()
+        self._due: list[tuple[float, int, ProgramRun]] = []
+        self._active: dict[str, ProgramRun] = {}
+        self._ideal = IdealCache()
         self._link = link
-        self._foretell = None if future is None else _Foretelling(future, cost)
+        self._foretell = None if future is None else Foretelling(future, cost)
         self._steps = 0
         self._turns_done = 0
         self._programs = len(arrivals)
         self._turns = sum(len(program.turns) for _, program in arrivals)
         for time, program in arrivals:
-            self._later(time, _Run(program, time))
+            self._later(time, ProgramRun(program, time))
 
     def run(self) -> bool:
         """Run to the end; False if ``stop`` ended it sooner."""
@@ -202,7 +91,7 @@ class Simulation:
 
     # --- arrivals and returns
 
-    def _later(self, time: float, run: _Run) -> None:
+    def _later(self, time: float, run: ProgramRun) -> None:
         heapq.heappush(self._due, (time, next(self._order), run))
 
     def _next_due(self) -> float:
@@ -213,22 +102,12 @@ class Simulation:
             time, _, run = heapq.heappop(self._due)
             self._submit(run, time)
 
-    def _submit(self, run: _Run, time: float) -> None:
+    def _submit(self, run: ProgramRun, time: float) -> None:
         """Hand a turn in as of ``time``, which may lie within the step that has just ended."""
-        turn = run.turn
-        run.ideal = self._ideal.prefill(turn)
+        run.ideal = self._ideal.prefill(run.turn)
         if self._foretell is not None:
             self._foretell.arrives(run, time)
-        request = TurnRequest(
-            turn_id=run.turn_id,
-            program_id=run.program.program,
-            tokens=run.prompt(),
-            max_output=turn.output_tokens,
-            context=turn.context,
-            tenant=run.program.tenant,
-            next_tool=turn.next_tool,
-            last=run.is_last,
-        )
+        request = run.request()
         try:
             self._scheduler.submit(request, time)
         except CapacityError as error:
@@ -253,7 +132,7 @@ class Simulation:
         if repeat > 1:
             repeat = cost.repetitions(self._next_decision(now) - now, repeat)
         end = self.clock.advance(cost.total(repeat))
-        events = self._scheduler.commit(plan, _result(plan, repeat), end)
+        events = self._scheduler.commit(plan, sampled(plan, repeat), end)
         self._handle(self._scheduler.take_events())
         self._handle(events)
         if end >= self._recorder.sampler.due:
@@ -310,7 +189,7 @@ class Simulation:
                 self._foretell.leaves(run, back)
             self._later(back, run)
 
-    def _end(self, run: _Run, failed: str = "") -> None:
+    def _end(self, run: ProgramRun, failed: str = "") -> None:
         now = self.clock.now
         if self._foretell is not None:
             self._foretell.ends(run)
@@ -347,9 +226,3 @@ class Simulation:
                 waiting=state.waiting,
             )
         )
-
-
-def _result(plan: StepPlan, repeat: int) -> StepResult:
-    """Stand for the device: every sampled slice gets one token a repetition, whatever it is."""
-    sample = Sample(tokens=range(repeat))
-    return StepResult({piece.turn_id: sample for piece in plan.slices if piece.sample})

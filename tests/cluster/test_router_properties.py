@@ -40,7 +40,9 @@ class RouterMachine(RuleBasedStateMachine):
         turn = f"p{program}/{next(self.numbers)}"
         wanted = TurnAsk(turn, f"p{program}", prompt, 10, tuple(range(keys)), 16)
         placed = self.router.submit(wanted, self.now)
-        assert placed.worker in self.workers
+        siblings = {self.where[one] for one in self.where if one.startswith(f"p{program}/")}
+        assert siblings in ({placed.worker}, set())
+        assert placed.worker in self.workers | siblings
         assert placed.source != placed.worker
         self.where[turn] = placed.worker
 

@@ -1,0 +1,137 @@
+"""A program under way in a simulation: its prompts, what is next, what an ideal cache would hold."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+from agentrt.bench.workload import Program, Turn
+from agentrt.scheduling.plan import Sample, StepPlan, StepResult, TurnRequest
+from agentrt.scheduling.tokens import VirtualTokens
+from agentrt.simulation.cost import CostModel
+from agentrt.simulation.future import Future
+
+__all__ = ["Foretelling", "IdealCache", "ProgramRun", "sampled"]
+
+
+@dataclass(slots=True)
+class ProgramRun:
+    """One program under way: the turn it is at, and what each of its contexts holds."""
+
+    program: Program
+    arrival: float
+    index: int = 0
+    ideal: int = 0
+    held: dict[str, VirtualTokens] = field(default_factory=dict)
+
+    @property
+    def turn(self) -> Turn:
+        return self.program.turns[self.index]
+
+    @property
+    def is_last(self) -> bool:
+        return self.index == len(self.program.turns) - 1
+
+    @property
+    def turn_id(self) -> str:
+        return f"{self.program.program}/{self.index}"
+
+    def prompt(self) -> VirtualTokens:
+        """Return the current turn's prompt and remember it as its context's state."""
+        turn, tag = self.turn, (self.program.program, self.index)
+        before = self.held.get(turn.context)
+        if turn.blocks:
+            source = VirtualTokens(_segments(turn), turn.prompt_tokens, tag)
+        elif before is None:
+            source = VirtualTokens.first(turn.prompt_tokens, tag)
+        else:
+            source = before.follow(turn.reused_tokens, turn.prompt_tokens, tag)
+        self.held[turn.context] = source
+        return source
+
+    def request(self) -> TurnRequest:
+        """Return the current turn as it is handed to a scheduler."""
+        turn = self.turn
+        return TurnRequest(
+            turn_id=self.turn_id,
+            program_id=self.program.program,
+            tokens=self.prompt(),
+            max_output=turn.output_tokens,
+            context=turn.context,
+            tenant=self.program.tenant,
+            next_tool=turn.next_tool,
+            last=self.is_last,
+        )
+
+
+def _segments(turn: Turn) -> list[tuple[int, Hashable]]:
+    """Name a prompt's content by its blocks; the last one may be cut off by the prompt's end."""
+    size = turn.block_tokens
+    used = turn.blocks[: -(-turn.prompt_tokens // size)]
+    return [
+        (min((at + 1) * size, turn.prompt_tokens), ("block", name)) for at, name in enumerate(used)
+    ]
+
+
+class IdealCache:
+    """What a cache that never forgets would still have to prefill."""
+
+    def __init__(self) -> None:
+        self._blocks: set[int] = set()
+
+    def prefill(self, turn: Turn) -> int:
+        """Return the tokens of ``turn`` that it does not hold; at least the last one."""
+        if not turn.blocks:
+            return max(1, turn.prompt_tokens - turn.reused_tokens)
+        known = sum(1 for _ in itertools.takewhile(self._blocks.__contains__, turn.blocks))
+        self._blocks.update(turn.blocks)
+        return max(1, turn.prompt_tokens - known * turn.block_tokens)
+
+
+class Foretelling:
+    """Keeps a :class:`Future` true while programs are under way."""
+
+    def __init__(self, future: Future, cost: CostModel) -> None:
+        self._future = future
+        self._cost = cost
+
+    def _alone(self, turn: Turn) -> float:
+        new = max(1, turn.prompt_tokens - turn.reused_tokens)
+        return self._cost.turn_seconds(new, turn.prompt_tokens, turn.output_tokens)
+
+    def arrives(self, run: ProgramRun, time: float) -> None:
+        """The current turn was handed in at ``time``."""
+        self._future.set_return(run.program.program, run.turn.context, time)
+        self._note_remaining(run)
+
+    def leaves(self, run: ProgramRun, back: float) -> None:
+        """The turn before the current one ended; the current one arrives at ``back``.
+
+        Other contexts are back no sooner than if all turns until then ran alone.
+        """
+        time, seen = back, set[str]()
+        for turn in run.program.turns[run.index :]:
+            if turn.context not in seen:
+                seen.add(turn.context)
+                self._future.set_return(run.program.program, turn.context, time)
+            time += self._alone(turn) + (turn.gap or 0.0)
+        for context in run.held.keys() - seen:
+            self._future.set_return(run.program.program, context, math.inf)
+        self._note_remaining(run)
+
+    def _note_remaining(self, run: ProgramRun) -> None:
+        left = run.program.turns[run.index :]
+        seconds = sum(self._alone(turn) + (turn.gap or 0.0) for turn in left)
+        self._future.set_remaining(run.program.program, seconds)
+
+    def ends(self, run: ProgramRun) -> None:
+        """The program has ended."""
+        self._future.forget(run.program.program)
+
+
+def sampled(plan: StepPlan, repeat: int) -> StepResult:
+    """Stand for the device: every sampled slice gets one token a repetition, whatever it is."""
+    sample = Sample(tokens=range(repeat))
+    return StepResult({piece.turn_id: sample for piece in plan.slices if piece.sample})
