@@ -28,6 +28,7 @@ from agentrt.scheduling.policy import (
     TurnView,
     program_score,
 )
+from agentrt.scheduling.surroundings import Surroundings
 
 __all__ = ["ContinuumRetention", "GapHistory", "best_ttl", "cold_start_ttl", "continuum"]
 
@@ -141,6 +142,10 @@ class ContinuumRetention(KeepNothing):
         self._eta.add(turns)
 
 
-def continuum(prefill_seconds: PrefillSeconds) -> Policy:
-    """Return the policy with its published unpinning rule: the head of the queue breaks pins."""
-    return Policy("continuum", pinned_first, ContinuumRetention(prefill_seconds), "head")
+def continuum(around: Surroundings) -> Policy:
+    """Return the policy with its published unpinning rule: the head of the queue breaks pins.
+
+    ``PrefillReload`` is what bringing KV back costs: loading where there is a host tier.
+    """
+    reload = around.reload_seconds or around.prefill_seconds
+    return Policy("continuum", pinned_first, ContinuumRetention(reload), "head")

@@ -9,6 +9,7 @@ from typing import Any
 
 from agentrt.errors import ConfigError
 from agentrt.scheduling.policy import KeepNothing, Policy, TurnView, program_score
+from agentrt.scheduling.surroundings import Surroundings
 
 __all__ = ["FixedTTL", "fixed_ttl", "pinned_first"]
 
@@ -36,7 +37,7 @@ def pinned_first(turn: TurnView) -> tuple[Any, ...]:
     )
 
 
-def fixed_ttl(argument: str | None) -> Policy:
+def fixed_ttl(argument: str | None, around: Surroundings) -> Policy:
     """Return the policy for ``fixed-ttl=SECONDS``.
 
     Raises:

@@ -13,41 +13,39 @@ from typing import TypeAlias
 from agentrt.errors import ConfigError
 from agentrt.scheduling.continuum import continuum
 from agentrt.scheduling.fixed_ttl import fixed_ttl
-from agentrt.scheduling.policy import (
-    KeepNothing,
-    Policy,
-    by_arrival,
-    by_program,
-    lru_score,
-    program_score,
-)
+from agentrt.scheduling.policies.baselines import fcfs, program_fcfs, return_first
+from agentrt.scheduling.policy import Policy
 from agentrt.scheduling.surroundings import Surroundings
 
 __all__ = ["PolicyFactory", "make_policy", "policy_names"]
 
 PolicyFactory: TypeAlias = Callable[[str | None, Surroundings], Policy]
+"""Makes a policy from the argument after ``=``, if there is one."""
 
 
-def _plain(policy: Policy, argument: str | None) -> Policy:
-    if argument is not None:
-        raise ConfigError(
-            f"The policy {policy.name} takes no argument, but {argument!r} was given.",
-            remedy=f"Write it as {policy.name}.",
-        )
-    return policy
+def _plain(make: Callable[[Surroundings], Policy]) -> PolicyFactory:
+    """Return the factory of a policy that takes no argument."""
+
+    def factory(argument: str | None, around: Surroundings) -> Policy:
+        policy = make(around)
+        if argument is not None:
+            raise ConfigError(
+                f"The policy {policy.name} takes no argument, but {argument!r} was given.",
+                remedy=f"Write it as {policy.name}.",
+            )
+        return policy
+
+    return factory
 
 
-def _builtin() -> dict[str, PolicyFactory]:
-    return {
-        "fcfs": lambda argument, _: _plain(
-            Policy("fcfs", by_arrival, KeepNothing(lru_score)), argument
-        ),
-        "program-fcfs": lambda argument, _: _plain(
-            Policy("program-fcfs", by_program, KeepNothing(program_score)), argument
-        ),
-        "fixed-ttl": lambda argument, _: fixed_ttl(argument),
-        "continuum": lambda argument, around: _plain(continuum(around.prefill_seconds), argument),
-    }
+BUILTIN: dict[str, PolicyFactory] = {
+    "continuum": _plain(continuum),
+    "fcfs": _plain(fcfs),
+    "fixed-ttl": fixed_ttl,
+    "program-fcfs": _plain(program_fcfs),
+    "return-first": _plain(return_first),
+}
+"""One row a policy, by name. A factory without an argument takes the surroundings alone."""
 
 
 def _plugins() -> dict[str, EntryPoint]:
@@ -56,11 +54,11 @@ def _plugins() -> dict[str, EntryPoint]:
 
 def policy_names() -> list[str]:
     """Return the names that ``make_policy`` knows, without arguments."""
-    return sorted(_plugins().keys() | _builtin().keys())
+    return sorted(_plugins().keys() | BUILTIN.keys())
 
 
 def _factory(name: str) -> PolicyFactory:
-    builtin = _builtin().get(name)
+    builtin = BUILTIN.get(name)
     if builtin is not None:
         return builtin
     plugin = _plugins().get(name)
