@@ -9,6 +9,7 @@ from typing import Protocol
 
 from agentrt.bench.arrivals import draw_arrivals
 from agentrt.bench.metrics import average, measure
+from agentrt.bench.policies import check_policies
 from agentrt.bench.recorder import Recorder, RunProgress
 from agentrt.bench.records import RunRecord
 from agentrt.bench.results import Comparison, Metrics, WorkloadFacts
@@ -17,7 +18,7 @@ from agentrt.bench.store import ResultStore
 from agentrt.bench.workload import Program, Workload
 from agentrt.engine.kv import PageCache
 from agentrt.errors import ConfigError
-from agentrt.scheduling import Scheduler, SchedulerConfig, make_policy
+from agentrt.scheduling import Scheduler, SchedulerConfig, Surroundings, make_policy
 from agentrt.simulation.cost import CostModel, load_cost
 from agentrt.simulation.run import Simulation
 
@@ -42,20 +43,6 @@ class Observer(Protocol):
         ...
 
 
-def check_policies(policies: Sequence[str]) -> list[str]:
-    """Return the policies without repetition.
-
-    Raises:
-        ConfigError: one is not known, or there is none.
-    """
-    names = list(dict.fromkeys(name.strip() for name in policies if name.strip()))
-    if not names:
-        raise ConfigError("No policy was named.", remedy="Give at least one, such as fcfs.")
-    for name in names:
-        make_policy(name)
-    return names
-
-
 def isolated_seconds(programs: Sequence[Program], cost: CostModel) -> dict[str, float]:
     """Return how long each program takes with the simulated engine to itself."""
     return {program.program: _alone(program, cost) for program in programs}
@@ -78,10 +65,15 @@ def simulate(
     *,
     stop: Callable[[], bool] = lambda: False,
     progress: Callable[[RunProgress], None] | None = None,
-) -> None:
-    """Fill ``record`` by a run under a virtual clock; ``record.complete``: it got through."""
+    watch: Callable[[float], bool] = lambda now: False,
+) -> float:
+    """Fill ``record`` by a run under a virtual clock; ``record.complete``: it got through.
+
+    ``stop`` and ``watch`` (given the virtual time) end it early. Returns the virtual time at which
+    it ended.
+    """
     cost = load_cost(settings.cost)
-    policy = make_policy(record.policy, prefill_seconds=cost.prefill_seconds)
+    policy = make_policy(record.policy, Surroundings(prefill_seconds=cost.prefill_seconds))
     pages = record.pool_tokens // SIMULATED_PAGE
     if pages < 1:
         raise ConfigError(
@@ -98,9 +90,15 @@ def simulate(
     cache = PageCache(pages, SIMULATED_PAGE, policy.retention.score)
     scheduler = Scheduler(cache, policy, config)
     simulation = Simulation(
-        arrivals, scheduler, cost, Recorder(record), stop=stop, progress=progress
+        arrivals,
+        scheduler,
+        cost,
+        Recorder(record),
+        stop=lambda: stop() or watch(simulation.clock.now),
+        progress=progress,
     )
     record.complete = simulation.run()
+    return simulation.clock.now
 
 
 def _counted(facts: WorkloadFacts, runs: Sequence[RunRecord]) -> WorkloadFacts:

@@ -14,6 +14,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from agentrt.cli import bench_capacity
+from agentrt.cli.bench_options import (
+    AsJson,
+    ContextsOption,
+    Cost,
+    Engine,
+    Fresh,
+    Limit,
+    MaxWait,
+    Model,
+    Out,
+    Pool,
+    Quiet,
+    Rate,
+    SandboxOption,
+    Seed,
+    TimeScale,
+    TokenScale,
+    WorkloadPath,
+)
 from agentrt.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,44 +41,13 @@ if TYPE_CHECKING:
     from agentrt.bench.settings import BenchSettings, EngineKind
     from agentrt.bench.workload import Contexts
 
-__all__ = ["app"]
+__all__ = ["app", "new_directory", "parse_contexts"]
 
 app = typer.Typer(
     help="Replay agent workloads and compare policies.", no_args_is_help=True, add_completion=False
 )
 
-WorkloadPath = Annotated[
-    Path, typer.Argument(help="Workload file, or a file or directory of a known trace format.")
-]
-Engine = Annotated[str, typer.Option(help="live computes every token; simulated needs no model.")]
-Cost = Annotated[str, typer.Option(help="Cost model of the simulated engine: a name or a file.")]
-Pool = Annotated[int | None, typer.Option(help="KV pool in tokens.")]
-Rate = Annotated[
-    float | None, typer.Option(help="Programs per second, drawn by seed. Default: as recorded.")
-]
-Seed = Annotated[int, typer.Option(help="The arrivals' seed.")]
-Limit = Annotated[int | None, typer.Option(help="Only the first so many programs.")]
-TokenScale = Annotated[float, typer.Option(help="Multiply every length; texts are cut.")]
-TimeScale = Annotated[float, typer.Option(help="Multiply gaps and recorded arrivals.")]
-MaxWait = Annotated[
-    float, typer.Option(help="Seconds after which a waiting turn outranks all others, or inf.")
-]
-ContextsOption = Annotated[
-    str, typer.Option(help="main: main contexts only; all: sub-agents' too, in their caller's gap.")
-]
-Model = Annotated[
-    str | None, typer.Option(help="Model directory (live). Default: a small seeded one.")
-]
-SandboxOption = Annotated[
-    str | None,
-    typer.Option(help="Run the workload's commands in: auto, docker, bubblewrap, process (live)."),
-]
-Out = Annotated[
-    Path | None, typer.Option(help="Output directory; the same one again resumes. Default: new.")
-]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Forget what --out holds already.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
+app.command("capacity")(bench_capacity.capacity)
 
 
 @app.command("run")
@@ -180,7 +169,7 @@ def import_trace(
 def _settings(*, engine: str, contexts: str, **rest: Any) -> BenchSettings:
     from agentrt.bench.settings import BenchSettings
 
-    return BenchSettings(engine=_engine(engine), contexts=_contexts(contexts), **rest)
+    return BenchSettings(engine=_engine(engine), contexts=parse_contexts(contexts), **rest)
 
 
 def _engine(name: str) -> EngineKind:
@@ -190,7 +179,7 @@ def _engine(name: str) -> EngineKind:
     raise ConfigError(f"There is no engine {name!r}.", remedy="Choose one of: live, simulated.")
 
 
-def _contexts(name: str) -> Contexts:
+def parse_contexts(name: str) -> Contexts:
     known: dict[str, Contexts] = {"main": "main", "all": "all"}
     if name in known:
         return known[name]
@@ -216,7 +205,7 @@ def _compare(
     names = check_policies(policies)
     workload = load_workload(path)
     chosen = settings.select(workload)
-    where = out or _new_directory(workload.name)
+    where = out or new_directory(workload.name)
     store = ResultStore(where, settings.to_json(chosen), fresh=fresh)
     view = ComparisonView(Console(stderr=True), names, list(seeds))
     observer = Silent() if quiet else view
@@ -234,7 +223,7 @@ def _compare(
     _check_outcomes(comparison)
 
 
-def _new_directory(name: str) -> Path:
+def new_directory(name: str) -> Path:
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     return Path("agentrt-results") / f"{name}-{stamp}"
 

@@ -1,0 +1,59 @@
+"""Which policies a command means: names, ``all``, and the swept fixed TTL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from agentrt.errors import ConfigError
+from agentrt.scheduling import make_policy, policy_names
+
+__all__ = ["FIXED_TTL_SWEEP", "best_fixed_ttl", "check_policies", "expand_policies"]
+
+FIXED_TTL_SWEEP = (2, 5, 15, 30, 60, 120)
+"""Seconds: the strong baseline is the best of these, chosen for each workload."""
+
+SWEPT = "fixed-ttl"
+
+
+def expand_policies(text: str) -> list[str]:
+    """Return the policies of a comma-separated list, each once.
+
+    ``fixed-ttl`` without seconds means the sweep, ``all`` every policy that is registered.
+
+    Raises:
+        ConfigError: one is not known, or there is none.
+    """
+    names: list[str] = []
+    for name in (part.strip() for part in text.split(",")):
+        names += _all() if name == "all" else _one(name)
+    return check_policies(names)
+
+
+def check_policies(policies: Sequence[str]) -> list[str]:
+    """Return the policies without repetition.
+
+    Raises:
+        ConfigError: one is not known, or there is none.
+    """
+    names = list(dict.fromkeys(name.strip() for name in policies if name.strip()))
+    if not names:
+        raise ConfigError("No policy was named.", remedy="Give at least one, such as fcfs.")
+    for name in names:
+        make_policy(name)
+    return names
+
+
+def _one(name: str) -> list[str]:
+    if name == SWEPT:
+        return [f"{SWEPT}={seconds}" for seconds in FIXED_TTL_SWEEP]
+    return [name] if name else []
+
+
+def _all() -> list[str]:
+    return [spec for name in policy_names() for spec in _one(name)]
+
+
+def best_fixed_ttl(figures: Sequence[tuple[str, float]]) -> tuple[str, float] | None:
+    """Return the fixed TTL with the largest figure and that figure; None if there is none."""
+    swept = [pair for pair in figures if pair[0].startswith(f"{SWEPT}=")]
+    return max(swept, key=lambda pair: pair[1], default=None)

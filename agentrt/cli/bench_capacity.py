@@ -1,0 +1,183 @@
+"""`agentrt bench capacity`: the highest arrival rate that each policy serves."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from agentrt.cli.bench_options import (
+    AsJson,
+    ContextsOption,
+    Cost,
+    Fresh,
+    Jobs,
+    Limit,
+    MaxWait,
+    Out,
+    Pool,
+    Pools,
+    Quiet,
+    Seed,
+    TokenScale,
+    WorkloadPath,
+)
+from agentrt.errors import ConfigError
+
+if TYPE_CHECKING:
+    from agentrt.bench.capacity import CapacityGoal
+    from agentrt.bench.capacity_report import CapacityTable
+    from agentrt.bench.settings import BenchSettings
+    from agentrt.bench.workload import Workload
+
+__all__ = ["capacity", "parse_pools"]
+
+
+def capacity(
+    workload: WorkloadPath,
+    policies: Annotated[
+        str,
+        typer.Option(help="Policies, separated by commas; fixed-ttl alone is swept; all: each."),
+    ] = "fcfs,program-fcfs,fixed-ttl",
+    pool: Pool = None,
+    pools: Pools = None,
+    slowdown: Annotated[
+        float, typer.Option(help="The P90 slowdown, mean over the seeds, that still counts.")
+    ] = 2.0,
+    seeds: Annotated[int, typer.Option(help="So many arrival patterns, from --seed on.")] = 4,
+    seed: Seed = 0,
+    resolution: Annotated[
+        float, typer.Option(help="How close the rate is found, in programs a second.")
+    ] = 0.0005,
+    cost: Cost = "reference-8b",
+    limit: Limit = None,
+    token_scale: TokenScale = 1.0,
+    max_wait: MaxWait = 600.0,
+    contexts: ContextsOption = "main",
+    jobs: Jobs = 1,
+    out: Out = None,
+    fresh: Fresh = False,
+    rerun: Annotated[
+        str | None, typer.Option(help="Forget what --out holds of these policies.")
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find the highest arrival rate at which programs are at most so much slower than alone.
+
+    Runs in virtual time. A run is kept per policy, rate and seed, so that the same --out goes on
+    where it was; after a change to a policy name it in --rerun.
+
+    Example: agentrt bench capacity glm.jsonl --policies fcfs,fixed-ttl --pool 490000 --jobs 2
+    --out capacity
+    """
+    from agentrt.bench.capacity import CapacityGoal
+    from agentrt.bench.importers import load_workload
+    from agentrt.bench.policies import expand_policies
+    from agentrt.bench.settings import BenchSettings
+    from agentrt.cli.bench import new_directory, parse_contexts
+
+    names = expand_policies(policies)
+    forget = None if fresh else (expand_policies(rerun) if rerun else [])
+    goal = CapacityGoal(slowdown, tuple(range(seed, seed + seeds)), resolution)
+    every = [
+        BenchSettings(
+            engine="simulated",
+            cost=cost,
+            pool_tokens=size,
+            contexts=parse_contexts(contexts),
+            limit=limit,
+            token_scale=token_scale,
+            max_wait=max_wait,
+        )
+        for size in parse_pools(pool, pools)
+    ]
+    chosen = every[0].select(load_workload(workload))
+    where = out or new_directory(f"{chosen.name}-capacity")
+    table = _search(chosen, every, goal, names, forget, where, jobs, quiet)
+    _show(table, where, as_json)
+
+
+def parse_pools(pool: int | None, pools: str | None) -> list[int | None]:
+    """Return the pools of ``--pool`` or ``--pools``; one that is None where neither is given.
+
+    Raises:
+        ConfigError: both are given, or a size is not a whole number.
+    """
+    if pools is None:
+        return [pool]
+    if pool is not None:
+        raise ConfigError("Both --pool and --pools are given.", remedy="Give one of them.")
+    try:
+        return list(dict.fromkeys(int(size) for size in pools.split(",")))
+    except ValueError as error:
+        raise ConfigError(
+            f"--pools is {pools!r}.", remedy="Give tokens, such as 250000,490000."
+        ) from error
+
+
+def _search(
+    workload: Workload,
+    every: list[BenchSettings],
+    goal: CapacityGoal,
+    names: list[str],
+    forget: list[str] | None,
+    where: Path,
+    jobs: int,
+    quiet: bool,
+) -> CapacityTable:
+    from agentrt.bench.capacity import CapacitySearch
+    from agentrt.bench.capacity_report import CapacityTable
+    from agentrt.bench.compare import isolated_seconds
+    from agentrt.bench.interrupt import Interrupt
+    from agentrt.bench.jobs import open_jobs
+    from agentrt.bench.probes import ProbeStore
+    from agentrt.simulation.cost import load_cost
+
+    isolated = isolated_seconds(workload.programs, load_cost(every[0].cost))
+    table = CapacityTable(workload.facts(), goal, names)
+    console = Console(stderr=True, quiet=quiet)
+    with Interrupt() as interrupt, open_jobs(jobs, interrupt.asked) as room:
+        for settings in every:
+            size = settings.pool or 0
+            store = ProbeStore(where, settings.to_json(workload), forget)
+            search = CapacitySearch(
+                workload,
+                isolated,
+                settings,
+                goal,
+                store,
+                stop=interrupt.asked,
+                on_rate=lambda policy, rate, served, size=size: console.print(
+                    f"pool {size:,} {policy}: {rate:.5f}/s is {'served' if served else 'too much'}",
+                    highlight=False,
+                    markup=False,
+                ),
+            )
+            table.add(settings.to_json(workload), size, search.run(names, room))
+        table.complete = not interrupt.asked()
+    return table
+
+
+def _show(table: CapacityTable, where: Path, as_json: bool) -> None:
+    from agentrt.bench.store import write_json
+
+    write_json(where / "capacity.json", table.to_json())
+    if as_json:
+        sys.stdout.write(json.dumps(table.to_json() | {"out": str(where)}) + "\n")
+    else:
+        console = Console()
+        for one in table.rich_tables():
+            console.print(one)
+        console.print(f"results: {where / 'capacity.json'}", highlight=False, soft_wrap=True)
+    if not table.complete:
+        Console(stderr=True).print(
+            f"interrupted: finished runs are kept. Run it again with --out {where} to go on.",
+            highlight=False,
+            soft_wrap=True,
+        )
+        raise typer.Exit(130)

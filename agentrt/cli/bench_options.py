@@ -1,0 +1,65 @@
+"""Options that the commands of `agentrt bench` share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = [
+    "AsJson",
+    "ContextsOption",
+    "Cost",
+    "Engine",
+    "Fresh",
+    "Jobs",
+    "Limit",
+    "MaxWait",
+    "Model",
+    "Out",
+    "Pool",
+    "Pools",
+    "Quiet",
+    "Rate",
+    "SandboxOption",
+    "Seed",
+    "TimeScale",
+    "TokenScale",
+    "WorkloadPath",
+]
+
+WorkloadPath = Annotated[
+    Path, typer.Argument(help="Workload file, or a file or directory of a known trace format.")
+]
+Engine = Annotated[str, typer.Option(help="live computes every token; simulated needs no model.")]
+Cost = Annotated[str, typer.Option(help="Cost model of the simulated engine: a name or a file.")]
+Pool = Annotated[int | None, typer.Option(help="KV pool in tokens.")]
+Rate = Annotated[
+    float | None, typer.Option(help="Programs per second, drawn by seed. Default: as recorded.")
+]
+Seed = Annotated[int, typer.Option(help="The arrivals' seed.")]
+Limit = Annotated[int | None, typer.Option(help="Only the first so many programs.")]
+TokenScale = Annotated[float, typer.Option(help="Multiply every length; texts are cut.")]
+TimeScale = Annotated[float, typer.Option(help="Multiply gaps and recorded arrivals.")]
+MaxWait = Annotated[
+    float, typer.Option(help="Seconds after which a waiting turn outranks all others, or inf.")
+]
+ContextsOption = Annotated[
+    str, typer.Option(help="main: main contexts only; all: sub-agents' too, in their caller's gap.")
+]
+Model = Annotated[
+    str | None, typer.Option(help="Model directory (live). Default: a small seeded one.")
+]
+SandboxOption = Annotated[
+    str | None,
+    typer.Option(help="Run the workload's commands in: auto, docker, bubblewrap, process (live)."),
+]
+Out = Annotated[
+    Path | None, typer.Option(help="Output directory; the same one again resumes. Default: new.")
+]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Forget what --out holds already.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
+Pools = Annotated[str | None, typer.Option(help="Several KV pools in tokens, separated by commas.")]
+Jobs = Annotated[int, typer.Option(help="Runs side by side, each on a process of its own.")]
