@@ -10,21 +10,16 @@ from typing import Protocol
 from agentrt.bench.arrivals import draw_arrivals
 from agentrt.bench.metrics import average, measure
 from agentrt.bench.policies import check_policies
-from agentrt.bench.recorder import Recorder, RunProgress
+from agentrt.bench.recorder import RunProgress
 from agentrt.bench.records import RunRecord
 from agentrt.bench.results import Comparison, Metrics, WorkloadFacts
 from agentrt.bench.settings import BenchSettings
+from agentrt.bench.simulated import isolated_seconds, simulate
 from agentrt.bench.store import ResultStore
-from agentrt.bench.workload import Program, Workload
-from agentrt.engine.kv import PageCache
-from agentrt.errors import ConfigError
-from agentrt.scheduling import Scheduler, SchedulerConfig, Surroundings, make_policy
-from agentrt.simulation.cost import CostModel, load_cost
-from agentrt.simulation.run import Simulation
+from agentrt.bench.workload import Workload
+from agentrt.simulation.cost import load_cost
 
 __all__ = ["Comparer", "Observer", "check_policies", "isolated_seconds", "simulate"]
-
-SIMULATED_PAGE = 16
 
 
 class Observer(Protocol):
@@ -41,64 +36,6 @@ class Observer(Protocol):
     def finished(self, record: RunRecord, figures: Metrics, reused: bool) -> None:
         """A run ended, was interrupted (not ``complete``), or was taken from an earlier try."""
         ...
-
-
-def isolated_seconds(programs: Sequence[Program], cost: CostModel) -> dict[str, float]:
-    """Return how long each program takes with the simulated engine to itself."""
-    return {program.program: _alone(program, cost) for program in programs}
-
-
-def _alone(program: Program, cost: CostModel) -> float:
-    total = 0.0
-    for turn in program.turns:
-        # Only whole pages are found again, and never the prompt's last token.
-        cached = min(turn.reused_tokens, turn.prompt_tokens - 1) // SIMULATED_PAGE * SIMULATED_PAGE
-        new = turn.prompt_tokens - cached
-        total += cost.turn_seconds(new, turn.prompt_tokens, turn.output_tokens)
-    return total + sum(turn.gap or 0.0 for turn in program.turns[:-1])
-
-
-def simulate(
-    arrivals: Sequence[tuple[float, Program]],
-    record: RunRecord,
-    settings: BenchSettings,
-    *,
-    stop: Callable[[], bool] = lambda: False,
-    progress: Callable[[RunProgress], None] | None = None,
-    watch: Callable[[float], bool] = lambda now: False,
-) -> float:
-    """Fill ``record`` by a run under a virtual clock; ``record.complete``: it got through.
-
-    ``stop`` and ``watch`` (given the virtual time) end it early. Returns the virtual time at which
-    it ended.
-    """
-    cost = load_cost(settings.cost)
-    policy = make_policy(record.policy, Surroundings(prefill_seconds=cost.prefill_seconds))
-    pages = record.pool_tokens // SIMULATED_PAGE
-    if pages < 1:
-        raise ConfigError(
-            f"--pool is {record.pool_tokens} tokens, less than one page.",
-            remedy=f"Give at least {SIMULATED_PAGE}, and enough for the longest prompt.",
-        )
-    config = SchedulerConfig(
-        token_budget=cost.token_budget,
-        max_seqs=cost.max_seqs,
-        max_wait=settings.max_wait,
-        max_waiting=max(10_000, len(arrivals)),
-        reserve="output" if cost.reserve_output else "prompt",
-    )
-    cache = PageCache(pages, SIMULATED_PAGE, policy.retention.score)
-    scheduler = Scheduler(cache, policy, config)
-    simulation = Simulation(
-        arrivals,
-        scheduler,
-        cost,
-        Recorder(record),
-        stop=lambda: stop() or watch(simulation.clock.now),
-        progress=progress,
-    )
-    record.complete = simulation.run()
-    return simulation.clock.now
 
 
 def _counted(facts: WorkloadFacts, runs: Sequence[RunRecord]) -> WorkloadFacts:
@@ -172,7 +109,9 @@ class Comparer:
 
     def _run(self, workload: Workload, policy: str, seed: int) -> RunRecord:
         settings = self.settings
-        arrivals = draw_arrivals(workload.programs, settings.rate, seed, settings.time_scale)
+        arrivals = draw_arrivals(
+            workload.programs, settings.rate, seed, settings.time_scale, settings.arrivals
+        )
         record = RunRecord(
             policy=policy,
             seed=seed,

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from agentrt.bench.arrivals import draw_arrivals
-from agentrt.bench.compare import simulate
 from agentrt.bench.jobs import Stop
 from agentrt.bench.metrics import mean
 from agentrt.bench.records import RunRecord
 from agentrt.bench.settings import BenchSettings, digest
+from agentrt.bench.simulated import simulate
 from agentrt.bench.watch import SlowdownWatch
 from agentrt.bench.workload import Workload
 from agentrt.errors import ConfigError
@@ -57,7 +57,9 @@ def probe(
 
     The run ends early, not ``whole``, once its P90 is certain to exceed ``limit``.
     """
-    arrivals = draw_arrivals(workload.programs, settings.rate, seed)
+    arrivals = draw_arrivals(
+        workload.programs, settings.rate, seed, settings.time_scale, settings.arrivals
+    )
     record = RunRecord(policy, seed, "simulated", settings.pool or 0, workload.name)
     watch = SlowdownWatch(record, arrivals, isolated, limit)
     ended = simulate(arrivals, record, settings, stop=stop, watch=watch)

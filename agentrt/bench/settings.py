@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from agentrt.bench.transforms import transformed
 from agentrt.bench.workload import Contexts, Workload
 from agentrt.errors import ConfigError
 from agentrt.simulation.cost import load_cost
@@ -16,7 +18,7 @@ __all__ = ["BenchSettings", "EngineKind"]
 EngineKind: TypeAlias = Literal["live", "simulated"]
 
 SIMULATED_POOL = 490_000
-RECORD_FORMAT = 1
+RECORD_FORMAT = 2
 """Raised when records or figures change their meaning, so that older runs are not reused."""
 
 
@@ -36,6 +38,13 @@ class BenchSettings:
         max_wait: the scheduler's waiting bound in seconds.
         model: a model directory (live only); None: the seeded default model.
         sandbox: run the workload's commands in this kind of sandbox (live only); None: do not run.
+        host_tokens: a host tier of so many tokens of KV (simulated only); 0: none.
+        weights: tenants' shares by name; a tenant that is missing has weight 1.
+        arrivals: ``poisson`` at ``rate``, ``recorded``, or ``mooncake:FILE``: that trace's arrival
+            times stretched to ``rate``; None: poisson with a rate, else recorded.
+        gap_scale: multiplies gaps.
+        gap_cv: redraw all gaps log-normally with this coefficient of variation, at the same mean.
+        turn_factor: split every turn into so many, each with its share of the tokens.
     """
 
     engine: EngineKind = "live"
@@ -49,22 +58,42 @@ class BenchSettings:
     max_wait: float = 600.0
     model: str | None = None
     sandbox: str | None = None
+    host_tokens: int = 0
+    weights: Mapping[str, float] = field(default_factory=dict)
+    arrivals: str | None = None
+    gap_scale: float = 1.0
+    gap_cv: float | None = None
+    turn_factor: int = 1
 
     def __post_init__(self) -> None:
         for flag, value, positive in (
             ("--pool", self.pool_tokens, True),
             ("--time-scale", self.time_scale, False),
             ("--max-wait", self.max_wait, False),
+            ("--host-pool", self.host_tokens, False),
+            ("--gap-scale", self.gap_scale, False),
+            ("--gap-cv", self.gap_cv, False),
+            ("--turn-factor", self.turn_factor, True),
+            *(("--weights", weight, True) for weight in self.weights.values()),
         ):
             if value is not None and not (value > 0 if positive else value >= 0):
                 least = "above 0" if positive else "of 0 or more"
                 raise ConfigError(f"{flag} is {value}.", remedy=f"Give {flag} a number {least}.")
-        if self.engine == "simulated" and (self.model or self.sandbox):
-            flag = "--model" if self.model else "--sandbox"
-            raise ConfigError(
-                f"{flag} has no effect on the simulated engine.",
-                remedy=f"Leave {flag} out, or use --engine live.",
-            )
+        self._check_engine()
+
+    def _check_engine(self) -> None:
+        if self.engine == "simulated":
+            given = {"--model": self.model, "--sandbox": self.sandbox}
+            other = "live"
+        else:
+            given = {"--host-pool": self.host_tokens, "--weights": self.weights}
+            other = "simulated"
+        for flag, value in given.items():
+            if value:
+                raise ConfigError(
+                    f"{flag} has no effect on the {self.engine} engine.",
+                    remedy=f"Leave {flag} out, or use --engine {other}.",
+                )
 
     @property
     def pool(self) -> int | None:
@@ -75,7 +104,10 @@ class BenchSettings:
 
     def select(self, workload: Workload) -> Workload:
         """Return the part of ``workload`` that is replayed."""
-        return workload.select(self.contexts, self.limit, self.token_scale)
+        chosen = workload.select(self.contexts, self.limit, self.token_scale)
+        # The live replay waits by the clock, and scales each wait itself.
+        scale = self.gap_scale * (self.time_scale if self.engine == "simulated" else 1.0)
+        return transformed(chosen, gap_scale=scale, gap_cv=self.gap_cv, turns=self.turn_factor)
 
     def to_json(self, workload: Workload) -> dict[str, Any]:
         """Return every setting by name; ``workload`` is the selected one."""
@@ -90,9 +122,17 @@ class BenchSettings:
             "token_scale": self.token_scale,
             "time_scale": self.time_scale,
             "max_wait": self.max_wait if self.max_wait != float("inf") else "inf",
+            "arrivals": self.arrivals,
+            "gap_scale": self.gap_scale,
+            "gap_cv": self.gap_cv,
+            "turn_factor": self.turn_factor,
         }
         if self.engine == "simulated":
-            return told | {"cost": {"name": self.cost} | load_cost(self.cost).to_json()}
+            return told | {
+                "host_tokens": self.host_tokens,
+                "weights": dict(self.weights),
+                "cost": {"name": self.cost} | load_cost(self.cost).to_json(),
+            }
         return told | {"model": self.model, "sandbox": self.sandbox}
 
 

@@ -11,10 +11,14 @@ import typer
 from rich.console import Console
 
 from agentrt.cli.bench_options import (
+    Arrivals,
     AsJson,
     ContextsOption,
     Cost,
     Fresh,
+    GapCv,
+    GapScale,
+    HostPool,
     Jobs,
     Limit,
     MaxWait,
@@ -24,7 +28,10 @@ from agentrt.cli.bench_options import (
     Quiet,
     Seed,
     TokenScale,
+    TurnFactor,
+    Weights,
     WorkloadPath,
+    parse_weights,
 )
 from agentrt.errors import ConfigError
 
@@ -58,6 +65,12 @@ def capacity(
     token_scale: TokenScale = 1.0,
     max_wait: MaxWait = 600.0,
     contexts: ContextsOption = "main",
+    host_pool: HostPool = 0,
+    weights: Weights = None,
+    arrivals: Arrivals = None,
+    gap_scale: GapScale = 1.0,
+    gap_cv: GapCv = None,
+    turn_factor: TurnFactor = 1,
     jobs: Jobs = 1,
     out: Out = None,
     fresh: Fresh = False,
@@ -93,6 +106,12 @@ def capacity(
             limit=limit,
             token_scale=token_scale,
             max_wait=max_wait,
+            host_tokens=host_pool,
+            weights=parse_weights(weights),
+            arrivals=arrivals,
+            gap_scale=gap_scale,
+            gap_cv=gap_cv,
+            turn_factor=turn_factor,
         )
         for size in parse_pools(pool, pools)
     ]
@@ -132,10 +151,10 @@ def _search(
 ) -> CapacityTable:
     from agentrt.bench.capacity import CapacitySearch
     from agentrt.bench.capacity_report import CapacityTable
-    from agentrt.bench.compare import isolated_seconds
     from agentrt.bench.interrupt import Interrupt
     from agentrt.bench.jobs import open_jobs
     from agentrt.bench.probes import ProbeStore
+    from agentrt.bench.simulated import isolated_seconds
     from agentrt.simulation.cost import load_cost
 
     isolated = isolated_seconds(workload.programs, load_cost(every[0].cost))

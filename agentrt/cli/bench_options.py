@@ -7,12 +7,18 @@ from typing import Annotated
 
 import typer
 
+from agentrt.errors import ConfigError
+
 __all__ = [
+    "Arrivals",
     "AsJson",
     "ContextsOption",
     "Cost",
     "Engine",
     "Fresh",
+    "GapCv",
+    "GapScale",
+    "HostPool",
     "Jobs",
     "Limit",
     "MaxWait",
@@ -26,7 +32,10 @@ __all__ = [
     "Seed",
     "TimeScale",
     "TokenScale",
+    "TurnFactor",
+    "Weights",
     "WorkloadPath",
+    "parse_weights",
 ]
 
 WorkloadPath = Annotated[
@@ -63,3 +72,39 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to s
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 Pools = Annotated[str | None, typer.Option(help="Several KV pools in tokens, separated by commas.")]
 Jobs = Annotated[int, typer.Option(help="Runs side by side, each on a process of its own.")]
+HostPool = Annotated[
+    int, typer.Option(help="A host tier of so many tokens of KV (simulated); 0: none.")
+]
+Weights = Annotated[
+    str | None, typer.Option(help="Tenants' shares, such as a=3,b=1 (simulated). Default: equal.")
+]
+Arrivals = Annotated[
+    str | None,
+    typer.Option(
+        help="poisson, recorded, or mooncake:FILE: that trace's bursts stretched to --rate."
+    ),
+]
+GapScale = Annotated[float, typer.Option(help="Multiply the gaps between turns.")]
+GapCv = Annotated[
+    float | None,
+    typer.Option(help="Redraw the gaps log-normally, same mean, this coefficient of variation."),
+]
+TurnFactor = Annotated[int, typer.Option(help="Split every turn into so many.")]
+
+
+def parse_weights(text: str | None) -> dict[str, float]:
+    """Return the weights of ``NAME=NUMBER,NAME=NUMBER``.
+
+    Raises:
+        ConfigError: an entry is not of that form.
+    """
+    weights: dict[str, float] = {}
+    for part in (text or "").split(",") if text else ():
+        name, _, number = part.partition("=")
+        try:
+            weights[name.strip()] = float(number)
+        except ValueError as error:
+            raise ConfigError(
+                f"--weights has the entry {part!r}.", remedy="Write NAME=NUMBER, such as a=3,b=1."
+            ) from error
+    return weights

@@ -1,0 +1,111 @@
+"""One simulated run, put together from the settings; and how long each program takes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from agentrt.bench.recorder import Recorder, RunProgress
+from agentrt.bench.records import RunRecord
+from agentrt.bench.settings import BenchSettings
+from agentrt.bench.workload import Program
+from agentrt.engine.kv import PageCache
+from agentrt.errors import ConfigError
+from agentrt.scheduling import Policy, Scheduler, SchedulerConfig, make_policy
+from agentrt.scheduling.policy import lru_score
+from agentrt.scheduling.surroundings import Surroundings
+from agentrt.simulation.cost import CostModel, load_cost
+from agentrt.simulation.future import Future
+from agentrt.simulation.link import Link
+from agentrt.simulation.run import Simulation
+
+__all__ = ["ORACLES", "SIMULATED_PAGE", "isolated_seconds", "simulate"]
+
+SIMULATED_PAGE = 16
+
+ORACLES = ("belady", "true-ttl")
+"""Policies that know the future: eviction by what is recomputed, and TTL by true return time."""
+
+
+def isolated_seconds(programs: Sequence[Program], cost: CostModel) -> dict[str, float]:
+    """Return how long each program takes with the simulated engine to itself."""
+    return {program.program: _alone(program, cost) for program in programs}
+
+
+def _alone(program: Program, cost: CostModel) -> float:
+    total = 0.0
+    for turn in program.turns:
+        # Only whole pages are found again, and never the prompt's last token.
+        cached = min(turn.reused_tokens, turn.prompt_tokens - 1) // SIMULATED_PAGE * SIMULATED_PAGE
+        new = turn.prompt_tokens - cached
+        total += cost.turn_seconds(new, turn.prompt_tokens, turn.output_tokens)
+    return total + sum(turn.gap or 0.0 for turn in program.turns[:-1])
+
+
+def simulate(
+    arrivals: Sequence[tuple[float, Program]],
+    record: RunRecord,
+    settings: BenchSettings,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    progress: Callable[[RunProgress], None] | None = None,
+    watch: Callable[[float], bool] = lambda now: False,
+    wrap: Callable[[Scheduler], Scheduler] = lambda scheduler: scheduler,
+) -> float:
+    """Fill ``record`` by a run under a virtual clock; ``record.complete``: it got through.
+
+    ``stop`` and ``watch`` (given the virtual time) end it early; ``wrap`` may observe the
+    scheduler. Returns the virtual time at which the run ended.
+    """
+    cost = load_cost(settings.cost)
+    oracle = record.policy.partition("=")[0] in ORACLES
+    future = Future() if oracle else None
+    policy = make_policy(record.policy, _surroundings(record, settings, cost, future))
+    scheduler = wrap(_scheduler(policy, record, settings, cost, len(arrivals)))
+    link = Link(cost.reload_token_seconds * SIMULATED_PAGE) if settings.host_tokens else None
+    simulation = Simulation(
+        arrivals,
+        scheduler,
+        cost,
+        Recorder(record),
+        stop=lambda: stop() or watch(simulation.clock.now),
+        progress=progress,
+        link=link,
+        future=future,
+    )
+    record.complete = simulation.run()
+    return simulation.clock.now
+
+
+def _surroundings(
+    record: RunRecord, settings: BenchSettings, cost: CostModel, future: Future | None
+) -> Surroundings:
+    return Surroundings(
+        prefill_seconds=cost.prefill_seconds,
+        reload_seconds=cost.reload if settings.host_tokens else None,
+        capacity=record.pool_tokens,
+        tenants=dict(settings.weights),
+        foresight=future,
+    )
+
+
+def _scheduler(
+    policy: Policy, record: RunRecord, settings: BenchSettings, cost: CostModel, programs: int
+) -> Scheduler:
+    pages = record.pool_tokens // SIMULATED_PAGE
+    if pages < 1:
+        raise ConfigError(
+            f"--pool is {record.pool_tokens} tokens, less than one page.",
+            remedy=f"Give at least {SIMULATED_PAGE}, and enough for the longest prompt.",
+        )
+    config = SchedulerConfig(
+        token_budget=cost.token_budget,
+        max_seqs=cost.max_seqs,
+        max_wait=settings.max_wait,
+        max_waiting=max(10_000, programs),
+        reserve="output" if cost.reserve_output else "prompt",
+    )
+    retention = policy.retention
+    cache = PageCache(pages, SIMULATED_PAGE, retention.score, rescore=retention.rescore)
+    host_pages = settings.host_tokens // SIMULATED_PAGE
+    host = PageCache(host_pages, SIMULATED_PAGE, lru_score) if host_pages else None
+    return Scheduler(cache, policy, config, host=host)
