@@ -69,7 +69,8 @@ class Book:
     def context(self, request: TurnRequest, now: float) -> ContextState:
         program = self.programs.get(request.program_id)
         if program is None or program.ending:
-            program = ProgramState(request.program_id, now, request.tenant)
+            arrival = now if request.program_arrival is None else request.program_arrival
+            program = ProgramState(request.program_id, arrival, request.tenant)
             self.programs[request.program_id] = program
         found = program.contexts.get(request.context)
         if found is None:

@@ -1,4 +1,4 @@
-"""A program under way in a simulation: its prompts, what is next, what an ideal cache would hold."""
+"""A program under way in a simulation: its prompts, what comes next, what an ideal cache holds."""
 
 from __future__ import annotations
 
@@ -63,6 +63,7 @@ class ProgramRun:
             tenant=self.program.tenant,
             next_tool=turn.next_tool,
             last=self.is_last,
+            program_arrival=self.arrival,
         )
 
 
