@@ -11,6 +11,7 @@ from agentrt.bench.metrics import mean, percentile
 from agentrt.bench.records import ProgramOutcome, RunRecord
 from agentrt.bench.workload import Program
 from agentrt.scheduling.plan import PinEnded, SchedulerStatistics, TurnStats
+from agentrt.simulation.synthesis import origin
 
 __all__ = ["Ledger", "Sampler", "Tally"]
 
@@ -133,7 +134,7 @@ class Tally:
         if outcome != "finished":
             return
         self._completion.append(finished - arrival)
-        alone = self._isolated.get(program.program, 0.0)
+        alone = self._isolated.get(origin(program.program), 0.0)
         if alone > 0:
             self._slowdown.append((finished - arrival) / alone)
 
