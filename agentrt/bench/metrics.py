@@ -13,6 +13,7 @@ from typing import Any, get_args
 
 from agentrt.bench.records import KVSample, ProgramRecord, RunRecord, TurnRecord
 from agentrt.bench.results import Metrics
+from agentrt.bench.service import service_figures
 from agentrt.scheduling.plan import PinOutcome
 
 __all__ = ["average", "measure", "percentile"]
@@ -63,7 +64,8 @@ def measure(record: RunRecord, isolated: Mapping[str, float] | None = None) -> M
         "wait_seconds": _wait(record, ended),
         "kv": _occupancy(record.kv, record.pool_tokens),
     }
-    return figures | _slowdown(ended, isolated or {})
+    slowdowns = _slowdowns(ended, isolated or {})
+    return figures | _slowdown(slowdowns) | service_figures(record, slowdowns)
 
 
 def _percentiles(name: str, values: Sequence[float], shares: Iterable[int]) -> Metrics:
@@ -159,13 +161,16 @@ def _held_mean(samples: Sequence[KVSample], values: Sequence[float]) -> float | 
     return math.fsum(value * span for value, span in zip(values, held, strict=False)) / sum(held)
 
 
-def _slowdown(ended: Sequence[ProgramRecord], isolated: Mapping[str, float]) -> Metrics:
-    """Completion time over completion time alone; absent where the latter is not known."""
-    ratios = [
+def _slowdowns(ended: Sequence[ProgramRecord], isolated: Mapping[str, float]) -> list[float]:
+    """Completion times over those alone; without the programs whose time alone is not known."""
+    return [
         (program.finished - program.arrival) / isolated[program.program]
         for program in ended
         if isolated.get(program.program, 0.0) > 0
     ]
+
+
+def _slowdown(ratios: Sequence[float]) -> Metrics:
     if not ratios:
         return {}
     return {"slowdown_mean": mean(ratios), **_percentiles("slowdown", ratios, (50, 90, 99))}

@@ -159,6 +159,7 @@ class Recorder:
                 finished=finished - self.start,
                 outcome=outcome,
                 detail=detail,
+                deadline=program.deadline,
             )
         )
 

@@ -93,7 +93,7 @@ class KVSample:
 
 @dataclass(frozen=True, slots=True)
 class ProgramRecord:
-    """One program from arrival to its end."""
+    """One program from arrival to its end; ``deadline`` is seconds after its arrival."""
 
     program: str
     tenant: str
@@ -101,6 +101,7 @@ class ProgramRecord:
     finished: float
     outcome: ProgramOutcome
     detail: str = ""
+    deadline: float | None = None
 
 
 @dataclass(slots=True)

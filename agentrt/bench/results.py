@@ -44,6 +44,9 @@ class Comparison:
         metrics: per policy; with several seeds the mean over them of every figure. ``complete`` is
             False where all there is comes from an interrupted run.
         per_seed: per policy and seed (as text): the figures of that one run.
+        intervals: per policy and main figure the 95 % interval of the mean over the seeds.
+        oracle_distance: per policy and oracle the ratios to it, where oracles were run.
+        losses: policies whose mean completion time is worse than ``fcfs``'s, where that was run.
         settings: what the figures depend on: engine, pool, rate, cost, seeds and so on.
         command: the command line that made it.
         machine: what it ran on: ``platform``, ``python``, ``cpus``, ``memory_bytes``.
@@ -55,6 +58,9 @@ class Comparison:
     runs: list[RunRecord] = field(default_factory=list)
     metrics: dict[str, Metrics] = field(default_factory=dict)
     per_seed: dict[str, dict[str, Metrics]] = field(default_factory=dict)
+    intervals: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    oracle_distance: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    losses: dict[str, dict[str, Any]] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     command: str = ""
     machine: dict[str, Any] = field(default_factory=dict)
@@ -72,4 +78,7 @@ class Comparison:
                 name: self.metrics[name] for name in self.policies if name in self.metrics
             },
             "per_seed": self.per_seed,
+            "intervals": self.intervals,
+            "oracle_distance": self.oracle_distance,
+            "losses": self.losses,
         }

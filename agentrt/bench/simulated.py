@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from agentrt.bench.recorder import Recorder, RunProgress
 from agentrt.bench.records import RunRecord
 from agentrt.bench.settings import BenchSettings
+from agentrt.bench.steptimes import StepTimes, TimedScheduler
 from agentrt.bench.workload import Program
 from agentrt.engine.kv import PageCache
 from agentrt.errors import ConfigError
@@ -49,18 +50,18 @@ def simulate(
     stop: Callable[[], bool] = lambda: False,
     progress: Callable[[RunProgress], None] | None = None,
     watch: Callable[[float], bool] = lambda now: False,
-    wrap: Callable[[Scheduler], Scheduler] = lambda scheduler: scheduler,
+    times: StepTimes | None = None,
 ) -> float:
     """Fill ``record`` by a run under a virtual clock; ``record.complete``: it got through.
 
-    ``stop`` and ``watch`` (given the virtual time) end it early; ``wrap`` may observe the
-    scheduler. Returns the virtual time at which the run ended.
+    ``stop`` and ``watch`` (given the virtual time) end it early; ``times`` collects what the
+    scheduler itself takes. Returns the virtual time at which the run ended.
     """
     cost = load_cost(settings.cost)
     oracle = record.policy.partition("=")[0] in ORACLES
     future = Future() if oracle else None
     policy = make_policy(record.policy, _surroundings(record, settings, cost, future))
-    scheduler = wrap(_scheduler(policy, record, settings, cost, len(arrivals)))
+    scheduler = _scheduler(policy, record, settings, cost, len(arrivals), times)
     link = Link(cost.reload_token_seconds * SIMULATED_PAGE) if settings.host_tokens else None
     simulation = Simulation(
         arrivals,
@@ -89,7 +90,12 @@ def _surroundings(
 
 
 def _scheduler(
-    policy: Policy, record: RunRecord, settings: BenchSettings, cost: CostModel, programs: int
+    policy: Policy,
+    record: RunRecord,
+    settings: BenchSettings,
+    cost: CostModel,
+    programs: int,
+    times: StepTimes | None,
 ) -> Scheduler:
     pages = record.pool_tokens // SIMULATED_PAGE
     if pages < 1:
@@ -108,4 +114,6 @@ def _scheduler(
     cache = PageCache(pages, SIMULATED_PAGE, retention.score, rescore=retention.rescore)
     host_pages = settings.host_tokens // SIMULATED_PAGE
     host = PageCache(host_pages, SIMULATED_PAGE, lru_score) if host_pages else None
+    if times is not None:
+        return TimedScheduler(times, cache, policy, config, host=host)
     return Scheduler(cache, policy, config, host=host)

@@ -67,8 +67,16 @@ class ResultStore:
         write_json(path, record.to_json() | {"digest": self._digest}, indent=None)
         return path
 
-    def save_comparison(self, comparison: Comparison, seconds: Mapping[str, float]) -> None:
-        """Write ``results.json`` and ``about.json``; ``seconds`` are wall seconds by run."""
+    def save_comparison(
+        self,
+        comparison: Comparison,
+        seconds: Mapping[str, float],
+        step_times: Mapping[str, Mapping[str, float]] | None = None,
+    ) -> None:
+        """Write ``results.json`` and ``about.json``; ``seconds`` are wall seconds by run.
+
+        ``step_times`` are what the scheduler took, by run, where it was measured.
+        """
         write_json(self.directory / "results.json", comparison.to_json())
         about = {
             "command": comparison.command,
@@ -76,6 +84,8 @@ class ResultStore:
             "created": comparison.created,
             "wall_seconds": dict(seconds),
         }
+        if step_times:
+            about["scheduler_step_seconds"] = dict(step_times)
         write_json(self.directory / "about.json", about)
 
     def path(self, policy: str, seed: int) -> Path:

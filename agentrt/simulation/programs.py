@@ -8,6 +8,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 from agentrt.bench.workload import Program, Turn
+from agentrt.scheduling.hints import NO_HINTS, TurnHints
 from agentrt.scheduling.plan import Sample, StepPlan, StepResult, TurnRequest
 from agentrt.scheduling.tokens import VirtualTokens
 from agentrt.simulation.cost import CostModel
@@ -50,6 +51,13 @@ class ProgramRun:
             source = before.follow(turn.reused_tokens, turn.prompt_tokens, tag)
         self.held[turn.context] = source
         return source
+
+    @property
+    def hints(self) -> TurnHints:
+        """What a client would say ahead: the program's deadline, if it has one."""
+        if self.program.deadline is None:
+            return NO_HINTS
+        return TurnHints(program_deadline=self.arrival + self.program.deadline)
 
     def request(self) -> TurnRequest:
         """Return the current turn as it is handed to a scheduler."""
