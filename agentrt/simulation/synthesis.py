@@ -11,7 +11,7 @@ from agentrt.errors import ConfigError
 
 __all__ = ["origin", "resample"]
 
-MARK = "#"
+MARK = "::"
 
 
 def resample(programs: Sequence[Program], count: int, seed: int) -> list[Program]:
@@ -31,4 +31,4 @@ def resample(programs: Sequence[Program], count: int, seed: int) -> list[Program
 
 def origin(name: str) -> str:
     """Return the name of the recorded program that a drawn one repeats."""
-    return name.rpartition(MARK)[0] or name
+    return name.partition(MARK)[0]
