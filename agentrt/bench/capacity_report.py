@@ -12,7 +12,7 @@ from agentrt.bench.capacity import Capacity, CapacityGoal
 from agentrt.bench.policies import best_fixed_ttl
 from agentrt.bench.results import WorkloadFacts
 
-__all__ = ["CapacityTable"]
+__all__ = ["CapacityTable", "rate_text"]
 
 BASELINE = "fcfs"
 
@@ -72,7 +72,7 @@ class CapacityTable:
                 table.add_column(name, justify="right")
             for policy, one in self.pools[pool].items():
                 ratios = self.ratios(pool, policy)
-                table.add_row(policy, _rate(one), _figure(one.slowdown), *map(_times, ratios))
+                table.add_row(policy, rate_text(one), _figure(one.slowdown), *map(_times, ratios))
             yield table
 
 
@@ -80,7 +80,8 @@ def _ratio(value: float, base: float | None) -> float | None:
     return value / base if base else None
 
 
-def _rate(one: Capacity) -> str:
+def rate_text(one: Capacity) -> str:
+    """Return a capacity in programs a second, marked where the search hit an end."""
     if one.rate == 0:
         return f"< {one.next_rate:.5f}"
     return f"{one.rate:.5f}" if one.next_rate is not None else f">= {one.rate:.5f}"

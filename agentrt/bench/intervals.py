@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agentrt.bench.metrics import mean
+from agentrt.bench.policies import ORACLES
 from agentrt.bench.results import Metrics
-from agentrt.bench.simulated import ORACLES
 
 __all__ = ["MAIN_FIGURES", "interval", "intervals", "losses", "oracle_distance"]
 

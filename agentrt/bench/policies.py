@@ -6,19 +6,25 @@ from collections.abc import Sequence
 
 from agentrt.errors import ConfigError
 from agentrt.scheduling import make_policy, policy_names
+from agentrt.scheduling.surroundings import Surroundings
+from agentrt.simulation.future import Future
 
-__all__ = ["FIXED_TTL_SWEEP", "best_fixed_ttl", "check_policies", "expand_policies"]
+__all__ = ["FIXED_TTL_SWEEP", "ORACLES", "best_fixed_ttl", "check_policies", "expand_policies"]
 
 FIXED_TTL_SWEEP = (2, 5, 15, 30, 60, 120)
 """Seconds: the strong baseline is the best of these, chosen for each workload."""
 
 SWEPT = "fixed-ttl"
 
+ORACLES = ("belady", "true-ttl")
+"""Policies that know the future: eviction by what is recomputed, and TTL by true return time."""
 
-def expand_policies(text: str) -> list[str]:
+
+def expand_policies(text: str, *, oracle: bool = False) -> list[str]:
     """Return the policies of a comma-separated list, each once.
 
-    ``fixed-ttl`` without seconds means the sweep, ``all`` every policy that is registered.
+    ``fixed-ttl`` without seconds means the sweep, ``all`` every policy that is registered but the
+    oracles; these are added with ``oracle``.
 
     Raises:
         ConfigError: one is not known, or there is none.
@@ -26,7 +32,7 @@ def expand_policies(text: str) -> list[str]:
     names: list[str] = []
     for name in (part.strip() for part in text.split(",")):
         names += _all() if name == "all" else _one(name)
-    return check_policies(names)
+    return check_policies([*names, *(ORACLES if oracle else ())])
 
 
 def check_policies(policies: Sequence[str]) -> list[str]:
@@ -39,7 +45,7 @@ def check_policies(policies: Sequence[str]) -> list[str]:
     if not names:
         raise ConfigError("No policy was named.", remedy="Give at least one, such as fcfs.")
     for name in names:
-        make_policy(name)
+        make_policy(name, Surroundings(foresight=Future()))
     return names
 
 
@@ -50,7 +56,7 @@ def _one(name: str) -> list[str]:
 
 
 def _all() -> list[str]:
-    return [spec for name in policy_names() for spec in _one(name)]
+    return [spec for name in policy_names() if name not in ORACLES for spec in _one(name)]
 
 
 def best_fixed_ttl(figures: Sequence[tuple[str, float]]) -> tuple[str, float] | None:

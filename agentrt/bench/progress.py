@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -14,7 +15,7 @@ from agentrt.bench.recorder import RunProgress
 from agentrt.bench.records import RunRecord
 from agentrt.bench.results import Comparison, Metrics
 
-__all__ = ["ComparisonView", "Silent", "summary_table"]
+__all__ = ["ComparisonView", "Silent", "oracle_table", "summary_table"]
 
 COLUMNS = ("policy", "seed", "state", "programs", "time", "JCT mean", "prefill", "hits", "wait")
 LEFT = ("policy", "state", "figure")
@@ -113,10 +114,38 @@ def summary_table(comparison: Comparison) -> Table:
     ]
     table = _new_table(("figure", *heads))
     for label, key, form in SUMMARY:
-        table.add_row(label, *(form(figures[key]) for figures in comparison.metrics.values()))
+        values = [figures.get(key) for figures in comparison.metrics.values()]
+        if any(value is not None for value in values):
+            table.add_row(label, *map(form, values))
+        _add_interval(table, comparison, key, form)
     pins = [figures["pins"] for figures in comparison.metrics.values()]
     for outcome in pins[0] if pins else ():
         table.add_row(f"pins {outcome.replace('_', ' ')}", *(f"{row[outcome]:g}" for row in pins))
+    return table
+
+
+def _add_interval(
+    table: Table, comparison: Comparison, key: str, form: Callable[[float | None], str]
+) -> None:
+    """Add the 95 % intervals of a figure below it, where several seeds give some."""
+    found = [comparison.intervals.get(name, {}).get(key) for name in comparison.metrics]
+    if any(found):
+        cells = ("" if one is None else f"±{form((one[1] - one[0]) / 2)}" for one in found)
+        table.add_row("  95 % over seeds", *cells, style="dim")
+
+
+def oracle_table(comparison: Comparison) -> Table:
+    """Return each policy's distance to the oracles: 1 is as good, more is worse."""
+    oracles = next(iter(comparison.oracle_distance.values()), {})
+    heads = [f"{name} to {oracle}" for oracle in oracles for name in ("time", "prefilled")]
+    table = _new_table(("policy", *heads))
+    for policy, distance in comparison.oracle_distance.items():
+        cells = [
+            number(distance[oracle].get(key))
+            for oracle in oracles
+            for key in ("jct_mean", "prefilled_tokens")
+        ]
+        table.add_row(policy, *cells)
     return table
 
 
@@ -159,6 +188,9 @@ SUMMARY = (
     ("completion time P50", "jct_p50", seconds),
     ("completion time P90", "jct_p90", seconds),
     ("completion time P99", "jct_p99", seconds),
+    ("slowdown mean", "slowdown_mean", number),
+    ("slowdown P90", "slowdown_p90", number),
+    ("evenness of slowdowns (Jain)", "slowdown_jain", number),
     ("makespan", "makespan", seconds),
     ("programs per hour", "programs_per_hour", number),
     ("first token, first turn P50", "ttft_first_p50", seconds),
@@ -166,6 +198,10 @@ SUMMARY = (
     ("first token, return P50", "ttft_return_p50", seconds),
     ("first token, return P99", "ttft_return_p99", seconds),
     ("longest wait", "longest_wait", seconds),
+    ("turns aged past max_wait", "aged_turns", number),
+    ("turns that starved", "starved_turns", number),
+    ("aged turns overtaken", "overtaken_aged", number),
+    ("deadlines met", "deadlines_met", share),
     ("prefilled / ideal tokens", "prefill_ratio", number),
     ("hits / ideal hits", "prefix_hit_share", share),
     ("preemptions", "preemptions", number),

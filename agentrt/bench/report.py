@@ -23,7 +23,14 @@ from agentrt.bench.report_timeline import timeline_data, timeline_section
 from agentrt.bench.results import Comparison
 from agentrt.errors import ConfigError
 
-__all__ = ["render_page", "write_report", "write_run_report"]
+__all__ = [
+    "command_line",
+    "document_head",
+    "render_page",
+    "write_page",
+    "write_report",
+    "write_run_report",
+]
 
 _STYLES = ("page.css", "plots.css")
 _SCRIPTS = ("decode.js", "view.js", "rows.js", "lanes.js", "tip.js", "main.js")
@@ -50,7 +57,7 @@ def write_report(comparison: Comparison, path: Path) -> None:
     Raises:
         ConfigError: the file cannot be written.
     """
-    _write(render_page(comparison_page(comparison)), path)
+    write_page(render_page(comparison_page(comparison)), path)
 
 
 def write_run_report(run: RunRecord, path: Path, *, title: str, headline: str) -> None:
@@ -61,7 +68,7 @@ def write_run_report(run: RunRecord, path: Path, *, title: str, headline: str) -
     Raises:
         ConfigError: the file cannot be written.
     """
-    _write(render_page(run_page(run, title=title, headline=headline)), path)
+    write_page(render_page(run_page(run, title=title, headline=headline)), path)
 
 
 def render_page(page: Page) -> str:
@@ -72,9 +79,8 @@ def render_page(page: Page) -> str:
     foot = element("footer", escape(_footer(page)), class_="wrap")
     tip = '<div class="tip" id="tip" role="status" hidden></div>'
     body = _bar([name for name, _ in sections]) + main + foot + tip + data + _script()
-    return (
-        f'<!doctype html>\n<html lang="en"><head>{_head(page)}</head>\n<body>{body}</body></html>\n'
-    )
+    head = document_head(page.title)
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>{body}</body></html>\n'
 
 
 def _sections(page: Page, timeline: str) -> list[tuple[str, str]]:
@@ -89,13 +95,14 @@ def _sections(page: Page, timeline: str) -> list[tuple[str, str]]:
     return [(name, body) for name, body in order if body]
 
 
-def _head(page: Page) -> str:
+def document_head(title: str) -> str:
+    """Return the content of a page's head: its title, style, and the promise to the browser."""
     style = "\n".join(_asset(name) for name in _STYLES)
     return (
         '<meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(page.title)} · agentrt report</title>"
+        f"<title>{escape(title)} · agentrt report</title>"
         f"<script>{_EARLY}</script><style>{style}</style>"
     )
 
@@ -129,13 +136,14 @@ def _hero(page: Page) -> str:
         element("p", escape(page.headline), class_="headline"),
         element("p", escape(page.warning), class_="banner", role="alert") if page.warning else "",
         element("dl", facts, class_="facts"),
-        _command(page.command),
+        command_line(page.command),
         stat_cards(page),
     ]
     return element("header", "".join(parts), class_="hero")
 
 
-def _command(command: str) -> str:
+def command_line(command: str) -> str:
+    """Return the command that made a page, ready to be copied; nothing if there is none."""
     if not command:
         return ""
     copy = '<button type="button" data-part="copy" hidden>Copy</button>'
@@ -148,7 +156,7 @@ def _footer(page: Page) -> str:
     return f"Made by agentrt{made}. {machine}".strip()
 
 
-def _write(text: str, path: Path) -> None:
+def write_page(text: str, path: Path) -> None:
     """Write beside the target first, so that a reader never opens half a report."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

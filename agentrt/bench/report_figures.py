@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from agentrt.bench.report_html import element, escape, number, percent, ratio, seconds, tokens
+from agentrt.bench.service import SLO_FACTORS
 
 __all__ = [
     "PIN_OUTCOMES",
@@ -19,6 +20,8 @@ __all__ = [
 
 Metrics: TypeAlias = Mapping[str, Any]
 Better: TypeAlias = Literal["lower", "higher", "neither"]
+Intervals: TypeAlias = Mapping[str, Mapping[str, Sequence[float]]]
+NO_INTERVALS: Intervals = {}
 
 PIN_OUTCOMES = (
     ("handed_off", "handed off", "the program came back and used the kept KV"),
@@ -108,6 +111,7 @@ def _groups() -> tuple[_Group, ...]:
                 ),
             ),
         ),
+        _Group("Evenness", "who waited, and how much slower than alone", _service_figures()),
         _Group("KV pins", "how each pin ended", pins),
         _Group(
             "KV pool",
@@ -119,6 +123,21 @@ def _groups() -> tuple[_Group, ...]:
                 Figure(("preemptions",), "preemptions", _count),
             ),
         ),
+    )
+
+
+def _service_figures() -> tuple[Figure, ...]:
+    within = tuple(
+        Figure(("slo", f"{most:g}"), f"ended within {most:g}×", percent, "higher", hint)
+        for most, hint in zip(SLO_FACTORS, ("of the time alone", *[""] * 9), strict=False)
+    )
+    return (
+        Figure(("slowdown_jain",), "Jain index of slowdowns", number, "higher"),
+        *within,
+        Figure(("deadlines_met",), "deadlines met", percent, "higher"),
+        Figure(("aged_turns",), "turns aged past the waiting bound", _count),
+        Figure(("starved_turns",), "turns that waited over 30 min", _count),
+        Figure(("overtaken_aged",), "turns that overtook an aged one", _count),
     )
 
 
@@ -163,13 +182,15 @@ def _prefill_clause(best: Metrics, baseline: Metrics) -> str:
     return f", and prefills {ratio(theirs / mine)} fewer tokens"
 
 
-def figures_table(policies: Sequence[str], metrics: Mapping[str, Metrics]) -> str:
+def figures_table(
+    policies: Sequence[str], metrics: Mapping[str, Metrics], intervals: Intervals = NO_INTERVALS
+) -> str:
     """Return all figures as an HTML table, one column a policy, the best cell of a row marked."""
     head = "".join(
         element("th", f'<i class="chip p{place % 8}"></i>{escape(name)}', scope="col", class_="num")
         for place, name in enumerate(policies)
     )
-    body = "".join(_group_rows(group, policies, metrics) for group in _groups())
+    body = "".join(_group_rows(group, policies, metrics, intervals) for group in _groups())
     note = "" if len(policies) < 2 else '<p class="note">● marks the best policy of a row.</p>'
     return (
         '<div class="scroll"><table class="figures">'
@@ -178,12 +199,18 @@ def figures_table(policies: Sequence[str], metrics: Mapping[str, Metrics]) -> st
     )
 
 
-def _group_rows(group: _Group, policies: Sequence[str], metrics: Mapping[str, Metrics]) -> str:
-    table = [
-        (figure, [figure_value(metrics.get(name, {}), figure.path) for name in policies])
-        for figure in group.figures
-    ]
-    rows = [_row(figure, values) for figure, values in table if any(v is not None for v in values)]
+def _group_rows(
+    group: _Group,
+    policies: Sequence[str],
+    metrics: Mapping[str, Metrics],
+    intervals: Intervals,
+) -> str:
+    rows = []
+    for figure in group.figures:
+        values = [figure_value(metrics.get(name, {}), figure.path) for name in policies]
+        spreads = [_spread(intervals.get(name, {}).get(figure.path[0])) for name in policies]
+        if any(value is not None for value in values):
+            rows.append(_row(figure, values, spreads))
     if not rows:
         return ""
     heading = (
@@ -193,16 +220,23 @@ def _group_rows(group: _Group, policies: Sequence[str], metrics: Mapping[str, Me
     return f"<tbody>{heading}{''.join(rows)}</tbody>"
 
 
-def _row(figure: Figure, values: Sequence[float | None]) -> str:
+def _spread(found: Sequence[float] | None) -> str:
+    """Return half an interval's width as text."""
+    if found is None:
+        return ""
+    return f' <span class="hint">±{escape(number((found[1] - found[0]) / 2))}</span>'
+
+
+def _row(figure: Figure, values: Sequence[float | None], spreads: Sequence[str]) -> str:
     best = _best(figure.better, values)
     cells = []
-    for value in values:
+    for value, spread in zip(values, spreads, strict=True):
         text = "–" if value is None else figure.show(value)
         if value is not None and value == best:
             text = f'<b title="best">{escape(text)}<i class="dot" aria-hidden="true">●</i></b>'
-            cells.append(f'<td class="num best">{text}</td>')
+            cells.append(f'<td class="num best">{text}{spread}</td>')
         else:
-            cells.append(f'<td class="num">{escape(text)}</td>')
+            cells.append(f'<td class="num">{escape(text)}{spread}</td>')
     name = escape(figure.name)
     if figure.hint:
         name += f' <span class="hint">{escape(figure.hint)}</span>'

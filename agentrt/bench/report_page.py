@@ -31,6 +31,8 @@ class Page:
         best: the policy whose run is shown first.
         facts: what was run and on what, as (name, value).
         settings: everything else that the figures depend on, shown folded.
+        intervals: the 95 % interval of the mean, by policy and figure.
+        oracle_distance: ratios to the oracles, by policy, oracle and figure.
         warning: what a reader must know before believing the figures, or empty.
     """
 
@@ -46,6 +48,8 @@ class Page:
     settings: Mapping[str, Any] = field(default_factory=dict)
     machine: Mapping[str, Any] = field(default_factory=dict)
     created: str = ""
+    intervals: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
+    oracle_distance: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
     warning: str = ""
 
     @property
@@ -75,6 +79,8 @@ def comparison_page(comparison: Comparison) -> Page:
         settings=comparison.settings,
         machine=comparison.machine,
         created=comparison.created,
+        intervals=comparison.intervals,
+        oracle_distance=comparison.oracle_distance,
         warning=_comparison_warning(comparison),
     )
 

@@ -14,7 +14,14 @@ from agentrt.bench.report_page import VERDICT, Page
 from agentrt.bench.report_plots import Bar, BarGroup, Curve, Stack, bars, cdf, stacks
 from agentrt.bench.results import Metrics
 
-__all__ = ["figures_section", "plots_section", "section", "settings_section", "stat_cards"]
+__all__ = [
+    "figures_section",
+    "plot_card",
+    "plots_section",
+    "section",
+    "settings_section",
+    "stat_cards",
+]
 
 _PHASES = (
     ("queue", "queue"),
@@ -107,12 +114,14 @@ def _resolved_card(run: RunRecord) -> list[str]:
 
 def plots_section(page: Page) -> str:
     """Return the plots of the figures, one card each; nothing if no run has figures."""
-    waits = _plot(
+    waits = plot_card(
         "Where the time goes", "Mean seconds a program spends in each state.", _waits(page)
     )
     left = [
-        _plot("Job completion time", "Seconds from arrival to end; shorter is better.", _jct(page)),
-        _plot(
+        plot_card(
+            "Job completion time", "Seconds from arrival to end; shorter is better.", _jct(page)
+        ),
+        plot_card(
             "Time to first token",
             "First and return turns; each group has its own scale."
             if page.is_comparison
@@ -121,17 +130,22 @@ def plots_section(page: Page) -> str:
         ),
     ]
     right = [
-        _plot(
+        plot_card(
             "Distribution of completion times",
             "Share of programs done within x seconds.",
             _cdf(page),
         ),
-        _plot(
+        plot_card(
             "Prefilled tokens",
             "Computed, against what an infinite cache would need.",
             _prefill(page),
         ),
-        _plot("How pins ended", "Share of each policy's KV pins.", _pins(page)),
+        plot_card("How pins ended", "Share of each policy's KV pins.", _pins(page)),
+        plot_card(
+            "Distance to the oracles",
+            "Mean completion time and prefilled tokens over the oracle's; 1 is as good.",
+            _oracles(page),
+        ),
     ]
     # Short bars leave the room on the left that many policies take.
     (right if page.is_comparison else left).insert(1, waits)
@@ -142,7 +156,8 @@ def plots_section(page: Page) -> str:
     return section("plots", "Plots", lead, body) if any([*left, *right]) else ""
 
 
-def _plot(title: str, lead: str, body: str) -> str:
+def plot_card(title: str, lead: str, body: str) -> str:
+    """Return one plot with its title and lead; nothing without a plot."""
     if not body:
         return ""
     head = element("h3", escape(title)) + element("p", escape(lead))
@@ -255,6 +270,23 @@ def _prefill(page: Page) -> str:
     return bars(groups, shared_scale=True, title="Prefilled tokens")
 
 
+def _oracles(page: Page) -> str:
+    oracles = next(iter(page.oracle_distance.values()), {})
+    wanted = (("jct_mean", "time"), ("prefilled_tokens", "prefilled tokens"))
+    groups = []
+    for oracle in oracles:
+        for key, name in wanted:
+            found = {one: page.oracle_distance[one][oracle].get(key) for one in page.policies}
+            rows = [
+                Bar(policy, value, ratio(value), _colour(page, policy))
+                for policy, value in found.items()
+                if value is not None
+            ]
+            groups.append(BarGroup(f"{name}, to {oracle}", rows))
+    title = "Distance to the oracles"
+    return bars(groups, shared_scale=False, title=title) if groups else ""
+
+
 def _pins(page: Page) -> str:
     rows = []
     for name in page.policies:
@@ -277,8 +309,9 @@ def _pins(page: Page) -> str:
 def figures_section(page: Page) -> str:
     """Return the table of all figures."""
     seeds = {run.seed for run in page.runs}
-    lead = f"Means over {len(seeds)} seeds." if len(seeds) > 1 else ""
-    return section("figures", "All figures", lead, figures_table(page.policies, page.metrics))
+    lead = f"Means over {len(seeds)} seeds; ± is the 95 % interval." if len(seeds) > 1 else ""
+    table = figures_table(page.policies, page.metrics, page.intervals)
+    return section("figures", "All figures", lead, table)
 
 
 def settings_section(page: Page) -> str:

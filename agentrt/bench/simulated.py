@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from agentrt.bench.policies import ORACLES
 from agentrt.bench.recorder import Recorder, RunProgress
 from agentrt.bench.records import RunRecord
 from agentrt.bench.settings import BenchSettings
@@ -19,12 +20,9 @@ from agentrt.simulation.future import Future
 from agentrt.simulation.link import Link
 from agentrt.simulation.run import Simulation
 
-__all__ = ["ORACLES", "SIMULATED_PAGE", "isolated_seconds", "simulate"]
+__all__ = ["SIMULATED_PAGE", "isolated_seconds", "simulate"]
 
 SIMULATED_PAGE = 16
-
-ORACLES = ("belady", "true-ttl")
-"""Policies that know the future: eviction by what is recomputed, and TTL by true return time."""
 
 
 def isolated_seconds(programs: Sequence[Program], cost: CostModel) -> dict[str, float]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,9 +29,18 @@ from agentrt.cli.bench_options import (
     TurnFactor,
     Weights,
     WorkloadPath,
+    parse_pools,
     parse_weights,
 )
-from agentrt.errors import ConfigError
+from agentrt.cli.bench_run import (
+    command_text,
+    new_directory,
+    now_text,
+    parse_contexts,
+    print_json,
+    say_how_to_resume,
+    seed_list,
+)
 
 if TYPE_CHECKING:
     from agentrt.bench.capacity import CapacityGoal
@@ -41,7 +48,7 @@ if TYPE_CHECKING:
     from agentrt.bench.settings import BenchSettings
     from agentrt.bench.workload import Workload
 
-__all__ = ["capacity", "parse_pools"]
+__all__ = ["capacity"]
 
 
 def capacity(
@@ -92,11 +99,10 @@ def capacity(
     from agentrt.bench.importers import load_workload
     from agentrt.bench.policies import expand_policies
     from agentrt.bench.settings import BenchSettings
-    from agentrt.cli.bench import new_directory, parse_contexts
 
     names = expand_policies(policies)
     forget = None if fresh else (expand_policies(rerun) if rerun else [])
-    goal = CapacityGoal(slowdown, tuple(range(seed, seed + seeds)), resolution)
+    goal = CapacityGoal(slowdown, tuple(seed_list(seed, seeds)), resolution)
     every = [
         BenchSettings(
             engine="simulated",
@@ -119,24 +125,6 @@ def capacity(
     where = out or new_directory(f"{chosen.name}-capacity")
     table = _search(chosen, every, goal, names, forget, where, jobs, quiet)
     _show(table, where, as_json)
-
-
-def parse_pools(pool: int | None, pools: str | None) -> list[int | None]:
-    """Return the pools of ``--pool`` or ``--pools``; one that is None where neither is given.
-
-    Raises:
-        ConfigError: both are given, or a size is not a whole number.
-    """
-    if pools is None:
-        return [pool]
-    if pool is not None:
-        raise ConfigError("Both --pool and --pools are given.", remedy="Give one of them.")
-    try:
-        return list(dict.fromkeys(int(size) for size in pools.split(",")))
-    except ValueError as error:
-        raise ConfigError(
-            f"--pools is {pools!r}.", remedy="Give tokens, such as 250000,490000."
-        ) from error
 
 
 def _search(
@@ -183,20 +171,23 @@ def _search(
 
 
 def _show(table: CapacityTable, where: Path, as_json: bool) -> None:
+    from agentrt.bench.machine import machine_facts
+    from agentrt.bench.report_grid import write_capacity_report
     from agentrt.bench.store import write_json
 
-    write_json(where / "capacity.json", table.to_json())
+    results, report = where / "capacity.json", where / "capacity.html"
+    write_json(results, table.to_json())
+    write_capacity_report(
+        table, report, command=command_text(), machine=machine_facts(), created=now_text()
+    )
     if as_json:
-        sys.stdout.write(json.dumps(table.to_json() | {"out": str(where)}) + "\n")
+        print_json(table.to_json() | {"out": str(where), "report": str(report)})
     else:
         console = Console()
         for one in table.rich_tables():
             console.print(one)
-        console.print(f"results: {where / 'capacity.json'}", highlight=False, soft_wrap=True)
+        console.print(f"results: {results}", highlight=False, soft_wrap=True)
+        console.print(f"report:  {report}", highlight=False, soft_wrap=True)
     if not table.complete:
-        Console(stderr=True).print(
-            f"interrupted: finished runs are kept. Run it again with --out {where} to go on.",
-            highlight=False,
-            soft_wrap=True,
-        )
+        say_how_to_resume(where, named=True)
         raise typer.Exit(130)

@@ -35,6 +35,7 @@ __all__ = [
     "TurnFactor",
     "Weights",
     "WorkloadPath",
+    "parse_pools",
     "parse_weights",
 ]
 
@@ -108,3 +109,21 @@ def parse_weights(text: str | None) -> dict[str, float]:
                 f"--weights has the entry {part!r}.", remedy="Write NAME=NUMBER, such as a=3,b=1."
             ) from error
     return weights
+
+
+def parse_pools(pool: int | None, pools: str | None) -> list[int | None]:
+    """Return the pools of ``--pool`` or ``--pools``; one that is None where neither is given.
+
+    Raises:
+        ConfigError: both are given, or a size is not a whole number.
+    """
+    if pools is None:
+        return [pool]
+    if pool is not None:
+        raise ConfigError("Both --pool and --pools are given.", remedy="Give one of them.")
+    try:
+        return list(dict.fromkeys(int(size) for size in pools.split(",")))
+    except ValueError as error:
+        raise ConfigError(
+            f"--pools is {pools!r}.", remedy="Give tokens, such as 250000,490000."
+        ) from error

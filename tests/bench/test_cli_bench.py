@@ -76,7 +76,12 @@ def test_without_out_a_new_directory_is_made(monkeypatch, capsys, tmp_path, tiny
     ("wrong", "said"),
     [
         (("--policies", "lifo"), "program-fcfs"),
-        (("--policies", "fixed-ttl"), "fixed-ttl=30"),
+        (("--policies", "fixed-ttl=soon"), "fixed-ttl=30"),
+        (("--pools", "1,x"), "--pools"),
+        (("--rates", "1"), "Both --rate"),
+        (("--weights", "a"), "NAME=NUMBER"),
+        (("--jobs", "0"), "--jobs"),
+        (("--arrivals", "burst"), "mooncake:FILE"),
         (("--cost", "reference-70b"), "reference-8b"),
         (("--engine", "warp"), "live, simulated"),
         (("--contexts", "some"), "main, all"),
@@ -155,7 +160,7 @@ def test_import_writes_a_workload(monkeypatch, capsys, tmp_path):
     assert call(monkeypatch, "bench", "import", "burst", str(source), "-o", str(target)) == 2
 
 
-@pytest.mark.parametrize("command", ["run", "compare", "import"])
+@pytest.mark.parametrize("command", ["run", "compare", "capacity", "import"])
 def test_help_has_an_example(monkeypatch, capsys, command):
     assert call(monkeypatch, "bench", command, "--help") == 0
     assert "Example: agentrt bench" in capsys.readouterr().out
