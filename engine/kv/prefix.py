@@ -105,10 +105,11 @@ class PrefixTree:
             child = node.children.get(keys[count])
             if child is None:
                 break
-            inside = _agreeing(child.keys, keys, count)
-            count += inside
-            node = child
-            if inside < len(child.keys):
+            inside = size = len(child.keys)
+            if keys[count : count + size] != child.keys:
+                inside = _agreeing(child.keys, keys, count)
+            node, count = child, count + inside
+            if inside < size:
                 return Match(node, count, inside)
         return Match(node, count, len(node.keys))
 
@@ -283,7 +284,25 @@ class PrefixTree:
                 if self._tails.get(owner) is node:
                     self._tails[owner] = parent
             self._offer(parent)
+            self._join(parent)
         return pages
+
+    def _join(self, node: Node) -> None:
+        """Make one run of ``node`` and its only child where nothing tells them apart.
+
+        Equal locks and owners mean that no lease and no context's latest state ends between them.
+        Every turn of a program may split a run, so that paths would grow with the turns.
+        """
+        while node.parent is not None and len(node.children) == 1:
+            (child,) = node.children.values()
+            alike = node.locks == child.locks and node.owners == child.owners
+            # What is locked is used anew when it is unlocked: its time so far does not matter.
+            if not alike or (node.locks == 0 and node.last_used != child.last_used):
+                return
+            child.keys[:0], child.pages[:0] = node.keys, node.pages
+            child.parent = node.parent
+            node.parent.children[node.keys[0]] = child
+            node = node.parent
 
     def nodes(self) -> Iterator[Node]:
         """Yield every node but the root."""
