@@ -31,7 +31,10 @@ def expand_policies(text: str, *, oracle: bool = False) -> list[str]:
     """
     names: list[str] = []
     for name in (part.strip() for part in text.split(",")):
-        names += _all() if name == "all" else _one(name)
+        if name.startswith("no-") and names and "=" in names[-1]:
+            names[-1] += f",{name}"  # one more switch of the policy before it
+        else:
+            names += _all() if name == "all" else _one(name)
     return check_policies([*names, *(ORACLES if oracle else ())])
 
 

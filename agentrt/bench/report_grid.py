@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from agentrt.bench.ablate import FIGURES, Ablation
 from agentrt.bench.capacity import Capacity
 from agentrt.bench.capacity_report import CapacityTable, rate_text
 from agentrt.bench.grid import Grid
@@ -14,7 +15,7 @@ from agentrt.bench.report_plain import PlainPage, plots, table, write_plain
 from agentrt.bench.report_plots import Bar, BarGroup, bars
 from agentrt.bench.results import Comparison
 
-__all__ = ["write_capacity_report", "write_grid_report"]
+__all__ = ["write_ablation_report", "write_capacity_report", "write_grid_report"]
 
 
 def _colour(place: int) -> str:
@@ -134,3 +135,34 @@ def _capacity_rows(found: CapacityTable) -> list[list[str]]:
             slow = "–" if one.slowdown is None else f"{one.slowdown:.2f}"
             rows.append([name, f"{pool:,}", rate_text(one), slow, to_base, to_ttl])
     return rows
+
+
+def write_ablation_report(ablation: Ablation, path: Path) -> None:
+    """Write the report of an ablation."""
+    off = [name for name in ablation.policies if name != "nothing"]
+    groups = []
+    for figure, label in FIGURES:
+        found = [(name, ablation.worth(name, figure)) for name in off]
+        rows = [
+            Bar(name, one["ratio"], ratio(one["ratio"]), _colour(place))
+            for place, (name, one) in enumerate(found)
+            if one is not None
+        ]
+        groups.append(BarGroup(label, rows))
+    comparison = ablation.comparison
+    lead = "The figure without an ingredient over that with all of them; above 1 it helps."
+    plot = bars(groups, shared_scale=False, title="What each ingredient is worth")
+    cells = [["Without", *(label for _, label in FIGURES)], *ablation.rows()]
+    page = PlainPage(
+        "Ablation",
+        f"{ablation.policies['nothing']} on {comparison.workload.name}",
+        f"What each of {len(off)} variants loses, means over the seeds.",
+        [
+            plots([("What each ingredient is worth", lead, plot)]),
+            table("figures", "Figures", lead, cells),
+        ],
+        comparison.command,
+        comparison.machine,
+        comparison.created,
+    )
+    write_plain(page, path)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from agentrt.cli import bench_capacity, bench_compare
+from agentrt.cli import bench_ablate, bench_capacity, bench_compare
 from agentrt.cli.bench_options import (
     Arrivals,
     AsJson,
@@ -44,6 +44,7 @@ app = typer.Typer(
 )
 
 app.command("compare")(bench_compare.compare)
+app.command("ablate")(bench_ablate.ablate)
 app.command("capacity")(bench_capacity.capacity)
 
 

@@ -17,7 +17,7 @@ from agentrt.scheduling.policies.baselines import fcfs, program_fcfs, return_fir
 from agentrt.scheduling.policy import Policy
 from agentrt.scheduling.surroundings import Surroundings
 
-__all__ = ["PolicyFactory", "make_policy", "policy_names"]
+__all__ = ["PolicyFactory", "find_factory", "make_policy", "policy_names"]
 
 PolicyFactory: TypeAlias = Callable[[str | None, Surroundings], Policy]
 """Makes a policy from the argument after ``=``, if there is one."""
@@ -57,7 +57,12 @@ def policy_names() -> list[str]:
     return sorted(_plugins().keys() | BUILTIN.keys())
 
 
-def _factory(name: str) -> PolicyFactory:
+def find_factory(name: str) -> PolicyFactory:
+    """Return what makes the policies of a name.
+
+    Raises:
+        ConfigError: no policy has this name.
+    """
     builtin = BUILTIN.get(name)
     if builtin is not None:
         return builtin
@@ -82,5 +87,5 @@ def make_policy(spec: str, surroundings: Surroundings | None = None) -> Policy:
         ConfigError: no policy has this name, or the argument is wrong.
     """
     name, has_argument, argument = spec.strip().partition("=")
-    factory = _factory(name)
+    factory = find_factory(name)
     return factory(argument if has_argument else None, surroundings or Surroundings())
