@@ -14,6 +14,7 @@ class Listeners:
 
     __slots__ = (
         "ended",
+        "opened",
         "program_ended",
         "progressed",
         "started",
@@ -29,6 +30,7 @@ class Listeners:
             plain = getattr(Listener, name)
             return tuple(one for one in everyone if getattr(type(one), name) is not plain)
 
+        self.opened = overriding("opened")
         self.tick = overriding("tick")
         self.submitted = overriding("submitted")
         self.started = overriding("started")

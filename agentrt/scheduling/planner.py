@@ -23,6 +23,8 @@ class Planner:
     def __init__(self, book: Book) -> None:
         self._book = book
         self._pool = Pool(book)
+        for listener in book.tell.opened:
+            listener.opened(self._pool)
 
     def continue_running(self, now: float) -> list[SeqSlice]:
         """Plan every decode, then prefill chunks of turns that have started."""
@@ -63,7 +65,10 @@ class Planner:
                 victim = max(movable, key=lambda other: book.waiting.rank(other, now))
                 self._preempt(victim, now)
             elif not book.break_pin(turn.state, now):
-                raise InternalError(f"Turn {turn.turn_id} fits the pool but finds no page.")
+                if not book.transfers:
+                    raise InternalError(f"Turn {turn.turn_id} fits the pool but finds no page.")
+                # Copies to the host hold the rest of the pool; it goes on when they are done.
+                self._preempt(turn, now)
 
     def _preempt(self, turn: TurnState, now: float) -> None:
         """Send a running turn back to the queue; what it computed stays cached while it can."""
@@ -71,6 +76,7 @@ class Planner:
         turn.spend(now)
         book.publish(turn, turn.computed, now)
         book.drop_lease(turn, now)
+        turn.computed = 0
         turn.preemptions += 1
         book.running.remove(turn)
         book.wait(turn)

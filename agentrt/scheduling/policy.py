@@ -126,6 +126,9 @@ class Listener:
     What it learns must not be needed for correctness: hints lie and events get lost.
     """
 
+    def opened(self, pool: PoolView) -> None:
+        """A scheduler was made with the policy; ``pool`` shows its pages from now on."""
+
     def tick(self, now: float) -> None:
         """A step is about to be planned."""
 

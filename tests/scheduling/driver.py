@@ -6,26 +6,36 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from agentrt.engine.kv import PageCache
-from agentrt.scheduling import Scheduler, SchedulerConfig, make_policy
+from agentrt.scheduling import Scheduler, SchedulerConfig, Surroundings, make_policy
 from agentrt.scheduling.fake import FakeBackend
+from agentrt.scheduling.hints import NO_HINTS, TurnHints
 from agentrt.scheduling.plan import (
     Event,
     PinEnded,
     StepPlan,
+    ToolEvent,
+    ToolEventKind,
     TurnAdmitted,
     TurnFinished,
     TurnPreempted,
     TurnRequest,
     TurnStats,
 )
+from agentrt.scheduling.policy import program_score
 from agentrt.scheduling.tokens import TokenList
+from tests.scheduling.memory import LateLink, Memory
 
 MAX_STEPS = 20_000
+SECONDS_PER_TOKEN = 0.05
 
 
 @dataclass(frozen=True)
 class TurnScript:
-    """A turn: new prompt tokens, output tokens, the gap before it, and hints that may lie."""
+    """A turn: new prompt tokens, output tokens, the gap before it, and hints that may lie.
+
+    ``beside``: the next turn comes that gap after this one began, not after it ended. ``events``
+    are reported of the tool that follows it, one a step.
+    """
 
     new: int
     output: int
@@ -34,14 +44,22 @@ class TurnScript:
     last: bool = False
     cancel_after: int | None = None
     rewind: int = 0
+    context: str = "main"
+    beside: bool = False
+    hints: TurnHints = NO_HINTS
+    events: tuple[ToolEventKind, ...] = ()
 
 
 @dataclass(frozen=True)
 class ProgramScript:
+    """A program; ``crash_after``: it ends for no reason after so many steps of the driver."""
+
     arrival: float
     turns: Sequence[TurnScript]
     prefix: int = 0
     ends: bool = True
+    tenant: str = "default"
+    crash_after: int | None = None
 
 
 @dataclass
@@ -54,8 +72,31 @@ class Log:
     preempted: int = 0
 
 
+class Seen:
+    """The future as far as the driver knows it, for oracles: when a context is back."""
+
+    def __init__(self) -> None:
+        self.returns: dict[str, float] = {}
+
+    def returns_at(self, owner: str) -> float:
+        return self.returns.get(owner, float("inf"))
+
+    def remaining_seconds(self, program_id: str) -> float:
+        return 1.0
+
+
+def around(pool: int, page: int, host: int | None, seen: Seen) -> Surroundings:
+    return Surroundings(
+        prefill_seconds=lambda tokens: tokens * SECONDS_PER_TOKEN,
+        reload_seconds=None if host is None else lambda tokens: tokens * SECONDS_PER_TOKEN / 10,
+        capacity=pool * page,
+        tenants={"large": 3.0},
+        foresight=seen,
+    )
+
+
 class Driver:
-    """One run. ``pool`` is in pages."""
+    """One run. ``pool`` and ``host`` are in pages, ``lags`` in looks at the link to the host."""
 
     def __init__(
         self,
@@ -65,50 +106,78 @@ class Driver:
         pool: int = 16,
         page: int = 4,
         config: SchedulerConfig | None = None,
+        host: int | None = None,
+        lags: Sequence[int] = (0,),
     ) -> None:
         self.config = config or SchedulerConfig(token_budget=16, max_seqs=4, max_wait=5.0)
-        made = make_policy(policy)
-        self.kv = PageCache(pool, page, made.retention.score)
-        self.scheduler = Scheduler(self.kv, made, self.config)
-        self.backend = FakeBackend(seconds_per_token=0.05)
+        self.seen = Seen()
+        made = make_policy(policy, around(pool, page, host, self.seen))
+        self.kv = PageCache(pool, page, made.retention.score, rescore=made.retention.rescore)
+        self.host = None if host is None else PageCache(host, page, program_score)
+        self.scheduler = Scheduler(self.kv, made, self.config, host=self.host)
+        self.backend = FakeBackend(seconds_per_token=SECONDS_PER_TOKEN)
         self.programs = programs
         self.log = Log()
-        self._history: dict[int, list[int]] = {}
+        self.memory = Memory(page)
+        self.link = LateLink(lags)
+        self._history: dict[tuple[int, str], list[int]] = {}
         self._waiting: dict[str, float] = {}
         self._where: dict[str, tuple[int, int]] = {}
         self._tokens: dict[str, TokenList] = {}
         self._steps_seen: dict[str, int] = {}
         self._due = [(script.arrival, index, 0) for index, script in enumerate(programs)]
+        self._reports: list[ToolEvent] = []
+        self._crashed: set[int] = set()
 
     def run(self) -> Log:
-        for _ in range(MAX_STEPS):
+        for step in range(MAX_STEPS):
             self._submit_due()
-            plan = self.scheduler.plan(self.backend.now)
-            self._take(self.scheduler.take_events())
+            self._report_tools()
+            self._crash(step)
+            plan = self._plan()
             self._check_plan(plan)
             if plan.slices:
+                for piece in plan.slices:
+                    self.memory.run(piece, self._tokens[piece.turn_id].ids)
                 result = self.backend.run(plan)
                 self._take(self.scheduler.commit(plan, result, self.backend.now))
+            elif self.link:
+                self._transfer(wait=True)
             elif self._due:
                 self.backend.now = max(self.backend.now, min(self._due)[0])
-            else:
+            elif not self._reports:
                 break
             self.scheduler.check_integrity()
         else:
             raise AssertionError("the run does not end")
         return self.log
 
+    def _plan(self) -> StepPlan:
+        self._transfer()
+        plan = self.scheduler.plan(self.backend.now)
+        self._take(self.scheduler.take_events())
+        self.link.begin(plan.transfers)
+        return plan
+
+    def _transfer(self, *, wait: bool = False) -> None:
+        done = self.link.take_done(wait=wait)
+        for transfer in done:
+            self.memory.copy(transfer)
+        if done:
+            self.scheduler.transferred([t.ticket for t in done], self.backend.now)
+            self._take(self.scheduler.take_events())
+
     def _submit_due(self) -> None:
         now = self.backend.now
         for due in sorted(entry for entry in self._due if entry[0] <= now):
             self._due.remove(due)
-            self._submit(due[1], due[2])
+            if due[1] not in self._crashed:
+                self._submit(due[1], due[2])
 
     def _submit(self, program: int, index: int) -> None:
         script = self.programs[program]
         turn = script.turns[index]
-        shared = list(range(script.prefix))
-        past = self._history.get(program, shared)
+        past = self._history.get((program, turn.context), list(range(script.prefix)))
         past = past[: max(len(past) - turn.rewind, 0)]
         prompt = past + [1000 * (program + 1) + 10 * index + i % 10 for i in range(turn.new)]
         prompt = prompt or [0]
@@ -119,17 +188,39 @@ class Driver:
             return
         tokens = TokenList(prompt)
         request = TurnRequest(
-            turn_id, str(program), tokens, turn.output, next_tool=turn.tool, last=turn.last
+            turn_id,
+            str(program),
+            tokens,
+            turn.output,
+            context=turn.context,
+            tenant=script.tenant,
+            next_tool=turn.tool,
+            last=turn.last,
+            hints=turn.hints,
         )
-        self.scheduler.submit(request, self.backend.now)
         self._tokens[turn_id], self._where[turn_id] = tokens, (program, index)
+        self.seen.returns[f"{program}\0{turn.context}"] = self.backend.now
+        self.scheduler.submit(request, self.backend.now)
         self._waiting[turn_id] = self.backend.now
+        if turn.beside:
+            self._follow(program, index)
+
+    def _follow(self, program: int, index: int) -> None:
+        """Have the next turn of a program come, or the program end."""
+        turns = self.programs[program].turns
+        if index + 1 < len(turns):
+            back = self.backend.now + turns[index + 1].gap
+            self._due.append((back, program, index + 1))
+            self.seen.returns[f"{program}\0{turns[index + 1].context}"] = back
+        else:
+            self._end(program)
 
     def _check_plan(self, plan: StepPlan) -> None:
         self.log.plans.append(tuple((s.turn_id, s.start, s.count) for s in plan.slices))
         assert plan.tokens <= self.config.token_budget
         assert len(plan.slices) <= self.config.max_seqs
         page = self.kv.page_size
+        self.link.check(plan, page)
         written: set[int] = set()
         for piece in plan.slices:
             assert piece.count >= 1
@@ -179,6 +270,16 @@ class Driver:
                 assert self.scheduler.cancel(turn_id, self.backend.now)
                 self._take(self.scheduler.take_events())
 
+    def _crash(self, step: int) -> None:
+        for program, script in enumerate(self.programs):
+            if script.crash_after == step and step:
+                self._crashed.add(program)
+                self._end(program, crashed=True)
+
+    def _report_tools(self) -> None:
+        if self._reports:
+            self.scheduler.tool_event(self._reports.pop(0), self.backend.now)
+
     def _finished(self, event: TurnFinished) -> None:
         stats = event.stats
         assert stats.turn_id not in self.log.stats, "a turn ended twice"
@@ -189,16 +290,16 @@ class Driver:
         ids = tuple(self._tokens[stats.turn_id].ids)
         self.log.outputs[stats.turn_id] = ids[stats.prompt_tokens :]
         program, index = self._where[stats.turn_id]
-        self._history[program] = list(ids)
-        turns = self.programs[program].turns
-        if index + 1 < len(turns):
-            self._due.append((self.backend.now + turns[index + 1].gap, program, index + 1))
-        else:
-            self._end(program)
+        turn = self.programs[program].turns[index]
+        self._history[program, turn.context] = list(ids)
+        self.seen.returns.pop(f"{program}\0{turn.context}", None)
+        self._reports += [
+            ToolEvent(str(program), turn.context, kind, turn.tool or "bash") for kind in turn.events
+        ]
+        if program not in self._crashed and not turn.beside:
+            self._follow(program, index)
 
-    def _end(self, program: int) -> None:
-        if self.programs[program].ends:
+    def _end(self, program: int, *, crashed: bool = False) -> None:
+        if self.programs[program].ends or crashed:
             self.scheduler.end_program(str(program), self.backend.now)
-            self.log.pins += [
-                event for event in self.scheduler.take_events() if isinstance(event, PinEnded)
-            ]
+            self._take(self.scheduler.take_events())

@@ -24,17 +24,24 @@ from agentrt.scheduling.tokens import TokenList
 class Bench:
     """A scheduler with a page of 4 tokens and a fake backend; time moves by hand."""
 
-    def __init__(self, policy: str = "fixed-ttl=10", pool: int = 10, **config) -> None:
+    def __init__(
+        self, policy: str = "fixed-ttl=10", pool: int = 10, host: int | None = None, **config
+    ) -> None:
         made = make_policy(policy)
         self.kv = PageCache(pool, 4, made.retention.score)
         defaults = {"token_budget": 8, "max_seqs": 4, "max_wait": 100.0}
         self.cost = OnlinePrefillCost()
         self.scheduler = Scheduler(
-            self.kv, made, SchedulerConfig(**(defaults | config)), step_observer=self.cost
+            self.kv,
+            made,
+            SchedulerConfig(**(defaults | config)),
+            host=None if host is None else PageCache(host, 4, made.retention.score),
+            step_observer=self.cost,
         )
         self.backend = FakeBackend()
         self.now = 0.0
         self.events = []
+        self.transfers = []
 
     def submit(self, turn_id: str, prompt: int | list[int], output: int = 2, **more) -> TokenList:
         program, _, _ = turn_id.partition("/")
@@ -50,6 +57,7 @@ class Bench:
 
     def step(self, result: StepResult | None = None):
         plan = self.scheduler.plan(self.now)
+        self.transfers += plan.transfers
         if plan.slices:
             result = result or self.backend.run(plan)
             self.events += self.scheduler.commit(plan, result, self.now)
@@ -378,6 +386,28 @@ class TestPressure:
         assert (len(first), len(second)) == (20, 19)
         stats = {event.stats.turn_id: event.stats for event in bench.of(TurnFinished)}
         assert stats["b/0"].preemptions >= 1
+
+    def test_a_preempted_turn_has_nothing_computed_while_it_waits(self):
+        bench = Bench("program-fcfs", pool=6)
+        bench.submit("a/0", 8, 12)
+        bench.submit("b/0", [5] * 7, 12)
+        while not bench.of(TurnPreempted):
+            bench.step()
+        waiting = bench.scheduler._book.turns["b/0"]
+        assert (waiting.computed, waiting.decoding) == (0, False)
+
+    def test_running_alone_waits_for_pages_that_are_being_copied_to_the_host(self):
+        bench = Bench("fcfs", pool=5, host=8)
+        bench.submit("a/0", 9, 2)
+        while not bench.of(TurnFinished):
+            bench.step()
+        bench.submit("b/0", [5] * 8, 12)
+        while bench.step().slices:
+            assert len(bench.of(TurnFinished)) == 1
+        (store,) = bench.transfers
+        bench.scheduler.transferred([store.ticket], bench.now)
+        bench.drain()
+        assert [event.stats.output_tokens for event in bench.of(TurnFinished)] == [2, 12]
 
     def test_running_alone_breaks_pins_rather_than_failing(self):
         bench = Bench("fixed-ttl=1000", pool=6, pin_share=1.0)

@@ -4,14 +4,34 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentrt.scheduling import SchedulerConfig
+from agentrt.scheduling import SchedulerConfig, policy_names
+from agentrt.scheduling.hints import NO_HINTS, TurnHints
 from tests.scheduling.driver import Driver, ProgramScript, TurnScript
 
-POLICIES = ["fcfs", "program-fcfs", "fixed-ttl=0.3", "fixed-ttl=1000", "continuum"]
+WITH_ARGUMENT = {"fixed-ttl": ["fixed-ttl=0.3", "fixed-ttl=1000"]}
+POLICIES = [spec for name in policy_names() for spec in WITH_ARGUMENT.get(name, [name])]
 
+numbers = st.sampled_from([None, -1e9, -1.0, 0.0, 0.3, 2.0, 1e9])
+counts = st.sampled_from([None, -3, 0, 1, 10**9])
+lies = st.builds(
+    TurnHints,
+    priority=st.integers(-3, 3),
+    turn_deadline=numbers,
+    program_deadline=numbers,
+    output_tokens=counts,
+    gap_seconds=numbers,
+    remaining_turns=counts,
+    keep_seconds=numbers,
+    parent=st.sampled_from([None, "main", "side", "nobody"]),
+    agent=st.sampled_from([None, "coder", ""]),
+)
+events = st.lists(
+    st.sampled_from(["started", "ended", "killed", "blocked", "throttled", "frozen"]), max_size=3
+).map(tuple)
 turn_scripts = st.builds(
     TurnScript,
     new=st.integers(1, 14),
@@ -21,6 +41,10 @@ turn_scripts = st.builds(
     last=st.sampled_from([False, False, False, True]),
     cancel_after=st.sampled_from([None, None, None, 0, 2]),
     rewind=st.sampled_from([0, 0, 3, 30]),
+    context=st.sampled_from(["main", "main", "side"]),
+    beside=st.sampled_from([False, False, False, True]),
+    hints=st.one_of(st.just(NO_HINTS), lies),
+    events=events,
 )
 program_scripts = st.builds(
     ProgramScript,
@@ -28,6 +52,8 @@ program_scripts = st.builds(
     turns=st.lists(turn_scripts, min_size=1, max_size=4),
     prefix=st.sampled_from([0, 0, 9]),
     ends=st.booleans(),
+    tenant=st.sampled_from(["default", "large"]),
+    crash_after=st.sampled_from([None, None, None, 3, 20]),
 )
 configs = st.builds(
     SchedulerConfig,
@@ -37,17 +63,21 @@ configs = st.builds(
     reserve=st.sampled_from(["prompt", "output"]),
     pin_share=st.sampled_from([0.0, 0.5, 1.0]),
 )
+hosts = st.sampled_from([None, None, 2, 8, 40])
+lags = st.lists(st.integers(0, 30), min_size=1, max_size=4)
 
 
-@settings(max_examples=250, deadline=None)
+@pytest.mark.parametrize("policy", POLICIES)
+@settings(max_examples=20, deadline=None)
 @given(
-    policy=st.sampled_from(POLICIES),
     programs=st.lists(program_scripts, min_size=1, max_size=6),
     pool=st.integers(6, 24),
     config=configs,
+    host=hosts,
+    lags=lags,
 )
-def test_every_turn_ends_once_and_nothing_leaks(policy, programs, pool, config):
-    driver = Driver(policy, programs, pool=pool, config=config)
+def test_every_turn_ends_once_and_nothing_leaks(policy, programs, pool, config, host, lags):
+    driver = Driver(policy, programs, pool=pool, config=config, host=host, lags=lags)
     log = driver.run()
     submitted = set(driver._where)
     assert set(log.stats) == submitted
@@ -65,6 +95,7 @@ def test_every_turn_ends_once_and_nothing_leaks(policy, programs, pool, config):
         driver.scheduler.end_program(str(script), driver.backend.now)
     driver.scheduler.check_integrity()
     assert driver.kv.available() == pool
+    assert driver.host is None or driver.host.available() == host
     assert driver.scheduler.statistics().pins == 0
 
 
@@ -73,28 +104,40 @@ def test_every_turn_ends_once_and_nothing_leaks(policy, programs, pool, config):
     policy=st.sampled_from(POLICIES),
     programs=st.lists(program_scripts, min_size=1, max_size=5),
     pool=st.integers(6, 24),
+    host=hosts,
+    lags=lags,
 )
-def test_same_input_gives_the_same_plans(policy, programs, pool):
-    first = Driver(policy, programs, pool=pool).run()
-    second = Driver(policy, programs, pool=pool).run()
+def test_same_input_gives_the_same_plans(policy, programs, pool, host, lags):
+    first = Driver(policy, programs, pool=pool, host=host, lags=lags).run()
+    second = Driver(policy, programs, pool=pool, host=host, lags=lags).run()
     assert first.plans == second.plans
     assert first.stats == second.stats
 
 
-@settings(max_examples=60, deadline=None)
+@pytest.mark.parametrize("policy", POLICIES)
+@settings(max_examples=8, deadline=None)
 @given(
-    policy=st.sampled_from(POLICIES),
     programs=st.lists(program_scripts, min_size=1, max_size=5),
     pool=st.integers(8, 24),
+    host=hosts,
+    lags=lags,
 )
-def test_hints_and_policies_never_change_a_token(policy, programs, pool):
-    calm = [replace(p, turns=[replace(t, cancel_after=None) for t in p.turns]) for p in programs]
-    bare = [replace(p, turns=[replace(t, tool=None, last=False) for t in p.turns]) for p in calm]
-    assert Driver(policy, calm, pool=pool).run().outputs == (
+def test_hints_and_policies_never_change_a_token(policy, programs, pool, host, lags):
+    calm = [
+        replace(p, turns=[replace(t, cancel_after=None, beside=False) for t in p.turns])
+        for p in programs
+    ]
+    calm = [replace(p, crash_after=None) for p in calm]
+    bare = [replace(p, turns=[_without_hints(t) for t in p.turns]) for p in calm]
+    assert Driver(policy, calm, pool=pool, host=host, lags=lags).run().outputs == (
         Driver("fcfs", bare, pool=24).run().outputs
         if _fits(calm, pool)
         else Driver(policy, bare, pool=pool).run().outputs
     )
+
+
+def _without_hints(turn: TurnScript) -> TurnScript:
+    return replace(turn, tool=None, last=False, hints=NO_HINTS, events=())
 
 
 def _fits(programs: list[ProgramScript], pool: int) -> bool:
