@@ -15,6 +15,7 @@ from agentrt.engine.stream import Chunk, TurnStream
 from agentrt.errors import BackendUnavailable, InvalidRequest
 from agentrt.lifecycle import ProgramLife, ProgramState, TurnState
 from agentrt.sandbox.base import Sandbox, SandboxSpec
+from agentrt.scheduling.hints import NO_HINTS, TurnHints
 from agentrt.scheduling.plan import FinishReason, ToolEvent, TurnStats
 from agentrt.tools import ReportingSandbox
 
@@ -165,15 +166,17 @@ class Program:
         forced: Sequence[int] | None = None,
         next_tool: str | None = None,
         last: bool = False,
+        hints: TurnHints = NO_HINTS,
     ) -> ChatStream:
         """Hand in a turn of token ids and return its chunks as they come.
 
         With ``forced`` every token is computed for real and the recorded ones come out.
+        ``next_tool``, ``last`` and ``hints`` are advisory and never change a token.
 
         Raises:
             InvalidRequest, ProgramTooLarge, QueueFull, BackendUnavailable: the turn was not taken.
         """
-        asked = (prompt, sampling, context, forced, next_tool, last)
+        asked = (prompt, sampling, context, forced, next_tool, last, hints)
         return await self._submit(*asked, note=lambda tokens, text: None)
 
     async def complete(
@@ -185,10 +188,17 @@ class Program:
         forced: Sequence[int] | None = None,
         next_tool: str | None = None,
         last: bool = False,
+        hints: TurnHints = NO_HINTS,
     ) -> TurnResult:
         """Run a turn of token ids to its end. Arguments and errors as ``stream``'s."""
         stream = await self.stream(
-            prompt, sampling, context=context, forced=forced, next_tool=next_tool, last=last
+            prompt,
+            sampling,
+            context=context,
+            forced=forced,
+            next_tool=next_tool,
+            last=last,
+            hints=hints,
         )
         async with stream:
             return await stream.result()
@@ -203,6 +213,7 @@ class Program:
         forced_text: str | None = None,
         next_tool: str | None = None,
         last: bool = False,
+        hints: TurnHints = NO_HINTS,
     ) -> ChatStream:
         """Hand in a turn of chat messages and return its chunks as they come.
 
@@ -222,7 +233,8 @@ class Program:
         def note(tokens: Sequence[int], text: str) -> None:
             builder.note_output(tokens, {"role": "assistant", "content": text})
 
-        return await self._submit(prompt, sampling, context, forced, next_tool, last, note=note)
+        asked = (prompt, sampling, context, forced, next_tool, last, hints)
+        return await self._submit(*asked, note=note)
 
     async def chat(
         self,
@@ -234,6 +246,7 @@ class Program:
         forced_text: str | None = None,
         next_tool: str | None = None,
         last: bool = False,
+        hints: TurnHints = NO_HINTS,
     ) -> TurnResult:
         """Run a turn of chat messages to its end. Arguments and errors as ``chat_stream``'s."""
         stream = await self.chat_stream(
@@ -244,6 +257,7 @@ class Program:
             forced_text=forced_text,
             next_tool=next_tool,
             last=last,
+            hints=hints,
         )
         async with stream:
             return await stream.result()
@@ -262,6 +276,7 @@ class Program:
         forced: Sequence[int] | None,
         next_tool: str | None,
         last: bool,
+        hints: TurnHints,
         *,
         note: Callable[[Sequence[int], str], None],
     ) -> ChatStream:
@@ -279,6 +294,7 @@ class Program:
             forced=forced,
             next_tool=next_tool,
             last=last,
+            hints=hints,
         )
         self.life.start_turn(turn_id)
         ended = self._turn_ender(turn_id)

@@ -23,6 +23,7 @@ from agentrt.engine.params import SamplingParams
 from agentrt.engine.statistics import EngineStatistics
 from agentrt.engine.stream import Bridge, Chunk, TurnStream
 from agentrt.errors import BackendUnavailable, InvalidRequest
+from agentrt.scheduling.hints import NO_HINTS, TurnHints
 from agentrt.scheduling.plan import Event, SchedulerProtocol, ToolEvent, TurnRequest
 from agentrt.scheduling.tokens import TokenList
 
@@ -37,7 +38,7 @@ class EngineRequest:
 
     With ``forced``, every step is computed and the recorded tokens come out; the turn ends with
     ``stop`` after the last of them, and of ``sampling`` only ``logprobs`` counts.
-    ``next_tool`` and ``last`` are hints: they may be wrong, and never change a token.
+    ``next_tool``, ``last`` and ``hints`` may be wrong, and never change a token.
     """
 
     turn_id: str
@@ -49,6 +50,7 @@ class EngineRequest:
     forced: Sequence[int] | None = None
     next_tool: str | None = None
     last: bool = False
+    hints: TurnHints = NO_HINTS
 
     def validate(self) -> None:
         """Check what can be checked without the model.
@@ -139,6 +141,7 @@ class Engine:
             tenant=request.tenant,
             next_tool=request.next_tool,
             last=request.last,
+            hints=request.hints,
         )
         if self._thread is None:
             raise BackendUnavailable(

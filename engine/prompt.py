@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from agentrt.engine.template import Message, plain_message
 from agentrt.errors import InvalidRequest
 
-__all__ = ["PromptBuilder"]
+__all__ = ["Conversation", "PromptBuilder"]
 
 # Stands for our own answer while a template is rendered; no template and no message contains it.
 _PLACEHOLDER = "AGENTRT7f3a9c52e1d84b06ANSWER"
@@ -40,8 +40,8 @@ class _Renderer(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _State:
-    """A conversation, in comparable form, and the tokens that stand for it."""
+class Conversation:
+    """A conversation, in comparable form, and the tokens that stand for it. Never changed."""
 
     messages: list[Message]
     tools: Sequence[Mapping[str, Any]]
@@ -57,8 +57,17 @@ class PromptBuilder:
 
     def __init__(self, tokenizer: _Renderer) -> None:
         self._tokenizer = tokenizer
-        self._prompt: _State | None = None
-        self._answered: _State | None = None
+        self._prompt: Conversation | None = None
+        self._answered: Conversation | None = None
+
+    @property
+    def answered(self) -> Conversation | None:
+        """The last conversation with its answer, if there is one: what ``resume`` takes."""
+        return self._answered
+
+    def resume(self, answered: Conversation) -> None:
+        """Go on from another builder's conversation, on the same tokenizer, as if it were own."""
+        self._answered = answered
 
     def build(self, messages: Sequence[Message], tools: Tools = None) -> list[int]:
         """Return the tokens of a prompt that asks for the next assistant message.
@@ -77,7 +86,7 @@ class PromptBuilder:
             tokens = self._continued(messages, plain, asked)
             if tokens is None:
                 tokens = self._tokenizer.encode(self._tokenizer.render(messages, tools=tools))
-            self._prompt = _State(plain, asked, tokens)
+            self._prompt = Conversation(plain, asked, tokens)
         return list(self._prompt.tokens)
 
     def note_output(self, tokens: Sequence[int], message: Message) -> None:
@@ -96,7 +105,7 @@ class PromptBuilder:
             )
         prompt = self._prompt
         said = [*prompt.messages, _comparable(message)]
-        self._answered = _State(said, prompt.tools, [*prompt.tokens, *tokens])
+        self._answered = Conversation(said, prompt.tools, [*prompt.tokens, *tokens])
 
     def _continued(
         self, messages: Sequence[Message], plain: list[Message], tools: Sequence[Mapping[str, Any]]

@@ -21,6 +21,8 @@ class TurnHints:
         keep_seconds: how long the client asks for its KV to be kept after the turn.
         parent: the context that started this one, if it is a sub-agent's.
         agent: what kind of agent this is: programs of one kind have similar execution graphs.
+        last_tool: the tool that ran before this turn, where the turn before it did not say so.
+        step: the declared step of the program's execution graph that this turn is.
     """
 
     priority: int = 0
@@ -32,6 +34,8 @@ class TurnHints:
     keep_seconds: float | None = None
     parent: str | None = None
     agent: str | None = None
+    last_tool: str | None = None
+    step: str | None = None
 
 
 NO_HINTS = TurnHints()

@@ -172,9 +172,9 @@ class _Server:
     ) -> Identity:
         """Return who is calling, having checked the model and counted what deserves it."""
         self._check_model(asked.model)
-        who = identify(body, request.headers)
+        who = identify(body, request.headers, self._runtime.clock())
         self.desk.metrics.unknown_fields(asked.unknown)
-        self.desk.metrics.malformed(who.malformed)
+        self.desk.metrics.hints(who.notes)
         if request.headers.get("x-stainless-retry-count", "0") != "0":
             self.desk.metrics.retried()
         return who

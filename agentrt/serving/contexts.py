@@ -44,6 +44,8 @@ class Limits:
     idle: float = 600.0
     idle_undelivered: float = 60.0
     """For a context that never had an answer delivered: a retry comes soon or never."""
+    answer_tokens: int = 1_000_000
+    """Tokens of answered conversations kept, also of programs that have ended."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import anyio.to_thread
 
 from agentrt.engine.params import SamplingParams
 from agentrt.identity import Identity
+from agentrt.scheduling.hints import TurnHints
 from agentrt.serving.canonical import Digest, answered, chain, for_template
 from agentrt.serving.contexts import Ask
 from agentrt.serving.openai import ChatWriter, CompletionWriter, ReplyHead
@@ -50,7 +51,7 @@ class JobMaker:
 
         return Job(
             ask=Ask(tenant, who.program, digests),
-            final=who.last,
+            who=who,
             stream=asked.delivery.stream,
             start=start,
             finish=finish,
@@ -75,7 +76,7 @@ class JobMaker:
 
         return Job(
             ask=Ask(tenant, who.program, [base, answered(base, {**root, "prompt": prompt})]),
-            final=who.last or who.program is None,
+            who=replace(who, last=who.last or who.program is None),
             stream=asked.delivery.stream,
             start=start,
             finish=lambda ticket, tokens: base,
@@ -98,10 +99,19 @@ class JobMaker:
             sampling,
             context=ticket.placement.context,
             next_tool=who.next_tool,
-            last=who.last,
+            last=ticket.final,
+            hints=_hints(who, ticket),
         )
 
     def _writing(
         self, sampling: SamplingParams, delivery: Delivery, head: ReplyHead
     ) -> tuple[ReplyHead, Delivery, bool, Callable[[Sequence[int]], str]]:
         return head, delivery, sampling.logprobs is not None, self._runtime.tokenizer.decode
+
+
+def _hints(who: Identity, ticket: Ticket) -> TurnHints:
+    """Return the turn's hints, with what only its place tells: its parent, a sub-agent's end."""
+    keep = 0.0 if who.last and not ticket.final else who.hints.keep_seconds
+    if (ticket.parent, keep) == (None, who.hints.keep_seconds):
+        return who.hints
+    return replace(who.hints, parent=ticket.parent, keep_seconds=keep)

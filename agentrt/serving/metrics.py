@@ -19,6 +19,7 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from agentrt.hints import FIELDS, Note
 from agentrt.scheduling.plan import TurnStats
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 _LATENCY = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _STEP = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 _MAX_FIELD_NAMES = 100
-"""Names of unknown fields that get a label of their own; clients could send any number."""
+"""Names that clients choose and that get a label of their own; they could send any number."""
 
 
 class Metrics:
@@ -54,12 +55,15 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._registry.register(_StatisticsCollector(engine, index))
         self._field_names: set[str] = set()
+        self._hint_names: set[str] = {row.label for row in FIELDS}
         self._finished = self._counter("requests", "Turns that ended, by reason", "finish_reason")
         self._refused = self._counter("requests_refused", "Requests refused, by code", "code")
         self._disconnected = self._counter("disconnects", "Turns whose client went away")
         self._placed = self._counter("turns_placed", "Turns, by how their context was found", "how")
         self._unknown = self._counter("unknown_fields", "Unknown body fields", "field")
-        self._malformed = self._counter("malformed_hints", "Unusable ids and hints", "field")
+        self._hints = self._counter(
+            "hints", "Ids and hints, by what became of them", "field", "outcome"
+        )
         self._retries = self._counter("client_retries", "Requests that say they are a retry")
         self._first = self._histogram("time_to_first_token", "Request to first token", _LATENCY)
         self._between = self._histogram("inter_token_latency", "Between output tokens", _STEP)
@@ -92,14 +96,18 @@ class Metrics:
     def unknown_fields(self, names: tuple[str, ...]) -> None:
         """Count body fields that the server does not know."""
         for name in names:
-            if len(self._field_names) < _MAX_FIELD_NAMES:
-                self._field_names.add(name)
-            self._unknown.labels(name if name in self._field_names else "(other)").inc()
+            self._unknown.labels(self._bounded(name, self._field_names)).inc()
 
-    def malformed(self, labels: tuple[str, ...]) -> None:
-        """Count ids and hints that were there and not usable."""
-        for label in labels:
-            self._malformed.labels(label).inc()
+    def hints(self, notes: tuple[Note, ...]) -> None:
+        """Count what became of each id and hint that a request held."""
+        for note in notes:
+            self._hints.labels(self._bounded(note.label, self._hint_names), note.outcome).inc()
+
+    @staticmethod
+    def _bounded(name: str, known: set[str]) -> str:
+        if len(known) < _MAX_FIELD_NAMES + len(FIELDS):
+            known.add(name)
+        return name if name in known else "(other)"
 
     def first_token(self, seconds: float) -> None:
         """Note the time from the request to the first token."""

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import anyio
 
-from agentrt.identity import scoped_id
+from agentrt.identity import Identity, scoped_id
+from agentrt.serving.answers import Answers
 from agentrt.serving.canonical import Digest
 from agentrt.serving.contexts import (
     Ask,
@@ -23,8 +24,10 @@ from agentrt.serving.contexts import (
     Placement,
     ProgramKey,
 )
+from agentrt.serving.lineage import Lineage
 
 if TYPE_CHECKING:
+    from agentrt.engine.prompt import Conversation
     from agentrt.engine.tokens import PromptBuilder
     from agentrt.program import Program
     from agentrt.runtime import Runtime
@@ -37,18 +40,29 @@ class Ticket:
     """The right to run one turn. Close it once.
 
     ``builder`` makes the prompts of the context that the turn was placed in, append-stable; no
-    other turn uses it meanwhile.
+    other turn uses it meanwhile. ``parent`` is the context of the agent that started this one, if
+    that is known; ``final``: the program's turn is its last.
     """
 
     program: Program
     placement: Placement
     builder: PromptBuilder
+    parent: str | None = None
+    final: bool = False
+
+
+ROOT = ""
+"""The member of a program that has no name of its own."""
+MAX_MEMBERS = 1024
 
 
 @dataclass(slots=True)
 class _Open:
+    """``members``: the newest context of each agent that has named itself."""
+
     program: Program
     builders: dict[str, PromptBuilder] = field(default_factory=dict)
+    members: dict[str, str] = field(default_factory=dict)
     running: int = 0
     final: bool = False
 
@@ -66,20 +80,30 @@ class ProgramRegistry:
     ) -> None:
         numbers = itertools.count(1)
         self._index = ContextIndex(limits, lambda: f"unnamed-{next(numbers)}")
+        self._answers: Answers[Conversation] = Answers(limits.answer_tokens)
+        self._lineage = Lineage()
         self._runtime = runtime
         self._make_builder = make_builder
         self._clock = clock
         self._open: dict[ProgramKey, _Open] = {}
         self._ending: dict[ProgramKey, anyio.Event] = {}
 
-    async def open(self, ask: Ask, *, final: bool = False) -> Ticket:
+    async def open(self, ask: Ask, who: Identity | None = None) -> Ticket:
         """Place a turn and return its program, opened where it is new.
 
-        ``final``: this is the program's last turn. It ends when no turn of it is running any more,
-        so a wrong hint cancels nothing.
+        A sub-agent's turn goes to the program of its root. A last turn ends its program when no
+        turn of it is running any more, so that a wrong hint cancels nothing; a sub-agent's does
+        not end its root.
         """
+        who = who or Identity(ask.program)
+        member = who.member or ROOT
+        final = who.last
         if ask.program is not None:
-            await self._wait_until_ended((ask.tenant, ask.program))
+            root = self._lineage.root(ask.tenant, ask.program, who.parent)
+            if root != ask.program:
+                member, final = ask.program, False
+            ask = replace(ask, program=root)
+            await self._wait_until_ended((ask.tenant, root))
         placement = self._index.place(ask, self._clock())
         entry = self._open.get(placement.program)
         if entry is None:
@@ -91,12 +115,19 @@ class ProgramRegistry:
         builder = entry.builders.get(placement.context)
         if builder is None:
             builder = entry.builders[placement.context] = self._make_builder()
-        return Ticket(entry.program, placement, builder)
+            answered = self._answers.find(ask.chain)
+            if answered is not None:
+                builder.resume(answered)
+        parent = _parent(entry, who, member, placement)
+        return Ticket(entry.program, placement, builder, parent, final)
 
     async def close(self, ticket: Ticket, state: Digest | None) -> None:
         """Note that a turn has ended; ``state`` is None if its answer did not reach the client."""
         key = ticket.placement.program
         self._index.finish(ticket.placement, state, self._clock())
+        answered = ticket.builder.answered
+        if state is not None and answered is not None:
+            self._answers.put(key, ticket.placement.context, state, answered)
         entry = self._open.get(key)
         if entry is None or entry.program is not ticket.program:
             return
@@ -105,7 +136,11 @@ class ProgramRegistry:
             await self._end(key)
 
     async def end(self, tenant: str, name: str) -> bool:
-        """End a program now, with its running turns; False if there is none of that name."""
+        """End a program now, with its running turns; False if there is none of that name.
+
+        What was generated for it is forgotten, too.
+        """
+        self._answers.forget((tenant, name))
         return await self._end((tenant, name))
 
     async def sweep(self) -> int:
@@ -134,6 +169,7 @@ class ProgramRegistry:
     async def _end(self, key: ProgramKey) -> bool:
         entry = self._open.pop(key, None)
         self._index.end(key)
+        self._lineage.forget(*key)
         if entry is None:
             return False
         ended = self._ending[key] = anyio.Event()
@@ -144,3 +180,14 @@ class ProgramRegistry:
             del self._ending[key]
             ended.set()
         return True
+
+
+def _parent(entry: _Open, who: Identity, member: str, placement: Placement) -> str | None:
+    """Note which agent the turn's context belongs to; return its caller's context."""
+    if member in entry.members or len(entry.members) < MAX_MEMBERS:
+        entry.members[member] = placement.context
+    if member == ROOT:
+        return None
+    named = who.parent_member if who.member is not None else who.parent
+    found = entry.members.get(named or ROOT, entry.members.get(ROOT))
+    return found if found != placement.context else None

@@ -297,7 +297,8 @@ _IGNORED = frozenset({
     "parallel_tool_calls", "reasoning_effort", "reasoning", "include", "store", "client_metadata",
     "metadata", "user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "nvext",
     "vllm_xargs", "extra_args", "kv_hints", "program_id", "job_id", "session_id", "agent_hint",
-    "agent_hints", "cache_control", "service_tier",
+    "agent_hints", "cache_control", "service_tier", "agentrt", "priority", "kv_transfer_params",
+    "retention_directives", "retention_scope",
 })
 _OWN = frozenset({"model", "stream", "stream_options", "stop", "stop_token_ids", "logprobs",
                   "guided_choice"})

@@ -19,6 +19,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from agentrt.engine.stream import Chunk
 from agentrt.errors import AgentRTError, Cancelled, InternalError
+from agentrt.identity import Identity
 from agentrt.scheduling.plan import FinishReason, TurnStats
 from agentrt.serving.canonical import Digest
 from agentrt.serving.contexts import Ask
@@ -36,6 +37,8 @@ __all__ = ["Desk", "Job", "TurnResponse", "encode_json"]
 
 _LAST_WORD = 1.0
 """Seconds to tell a client why its turn was cut, before its connection is left to the server."""
+_IGNORED = frozenset({"malformed", "unsupported", "unknown"})
+_MAX_IGNORED = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ class Job:
     """
 
     ask: Ask
-    final: bool
+    who: Identity
     stream: bool
     start: Callable[[Ticket], Awaitable[ChatStream]]
     finish: Callable[[Ticket, Sequence[int]], Digest]
@@ -116,7 +119,7 @@ class TurnResponse(Response):
             await self._refuse(line, error)
 
     async def _run_ticket(self, line: _Line) -> None:
-        ticket = await self._desk.registry.open(self._job.ask, final=self._job.final)
+        ticket = await self._desk.registry.open(self._job.ask, self._job.who)
         self._desk.metrics.placed(ticket.placement.how)
         try:
             stream = await self._job.start(ticket)
@@ -146,10 +149,10 @@ class TurnResponse(Response):
             finish = chunk.finish
         stats = _ended(stream, finish, self._meter)
         await self._settle(ticket, self._job.finish(ticket, self._tokens))
-        await line.answer(200, _headers(ticket), self._job.writer.whole(stats.reason, stats))
+        await line.answer(200, self._placing(ticket), self._job.writer.whole(stats.reason, stats))
 
     async def _deliver_stream(self, ticket: Ticket, stream: ChatStream, line: _Line) -> None:
-        await line.open_events(_headers(ticket))
+        await line.open_events(self._placing(ticket))
         writer = self._job.writer
         finish: FinishReason | None = None
         opened = False
@@ -162,6 +165,19 @@ class TurnResponse(Response):
         await self._settle(ticket, self._job.finish(ticket, self._tokens))
         await line.events(writer.closing(stats.reason, stats))
         await line.close_events()
+
+    def _placing(self, ticket: Ticket) -> dict[str, str]:
+        """Return the headers that tell a client where its turn belongs, and what was ignored."""
+        placement = ticket.placement
+        headers = {
+            "x-agentrt-program": quote(placement.program[1], safe="/:@"),
+            "x-agentrt-context": placement.context,
+        }
+        ignored = [note for note in self._job.who.notes if note.outcome in _IGNORED]
+        if ignored:
+            told = (f"{note.label} {note.outcome}" for note in ignored[:_MAX_IGNORED])
+            headers["x-agentrt-hints-ignored"] = ", ".join(told)
+        return headers
 
     def _take(self, chunk: Chunk) -> None:
         self._meter.tokens(len(chunk.tokens))
@@ -195,15 +211,6 @@ def _ended(stream: ChatStream, finish: FinishReason | None, meter: TurnMeter) ->
             remedy="Send the request again if it is still wanted.",
         )
     return stats
-
-
-def _headers(ticket: Ticket) -> dict[str, str]:
-    """Return the headers that tell a client which program and context its turn belongs to."""
-    placement = ticket.placement
-    return {
-        "x-agentrt-program": quote(placement.program[1], safe="/:@"),
-        "x-agentrt-context": placement.context,
-    }
 
 
 class _Line:

@@ -13,6 +13,7 @@ from agentrt.engine.engine import Engine, EngineRequest, EngineStatistics, TurnS
 from agentrt.engine.fake import FakeTurnBackend
 from agentrt.engine.kv.leases import PageCache
 from agentrt.engine.params import SamplingParams
+from agentrt.scheduling.hints import NO_HINTS, TurnHints
 from agentrt.scheduling.plan import StepPlan
 from agentrt.scheduling.registry import make_policy
 from agentrt.scheduling.scheduler import Scheduler, SchedulerConfig
@@ -64,6 +65,11 @@ class CharBuilder:
     def note_output(self, tokens: Sequence[int], message: dict[str, Any]) -> None:
         self.noted.append((list(tokens), message))
 
+    answered = None  # text is read back as the tokens that it was made of
+
+    def resume(self, answered: Any) -> None:
+        raise AssertionError("there is nothing to resume")
+
 
 class Throttle:
     """Lets the engine run freely, slowly (a turn outlasts a test), or a counted number of steps."""
@@ -113,6 +119,7 @@ class FakeRuntime:
         self.throttle = Throttle()
         self.ended: list[str] = []
         self.prompts: list[list[int]] = []
+        self.hints: list[tuple[str, str | None, bool, TurnHints]] = []
         self.turns = itertools.count(1)
         policy = make_policy("fixed-ttl=30")
         kv = PageCache(pages, page_size, policy.retention.score)
@@ -159,8 +166,10 @@ class FakeProgram:
         context: str = "main",
         next_tool: str | None = None,
         last: bool = False,
+        hints: TurnHints = NO_HINTS,
     ) -> TurnStream:
         self.runtime.prompts.append(list(prompt))
+        self.runtime.hints.append((context, next_tool, last, hints))
         return await self.runtime.engine.submit(
             EngineRequest(
                 turn_id=f"turn-{next(self.runtime.turns)}",
@@ -171,6 +180,7 @@ class FakeProgram:
                 tenant=self.tenant,
                 next_tool=next_tool,
                 last=last,
+                hints=hints,
             )
         )
 

@@ -28,6 +28,7 @@ PLACES: list[tuple[str, dict[str, Any], dict[str, str]]] = [
         {"nvext": {"agent_context": {"session_id": "X"}}},
         {},
     ),
+    ("body:agentrt.program", {"agentrt": {"program": "X"}}, {}),
     ("body:vllm_xargs.job_id", {"vllm_xargs": {"job_id": "X"}}, {}),
     ("body:extra_args.job_id", {"extra_args": {"job_id": "X"}}, {}),
     ("body:vllm_xargs.agentic_context", {"vllm_xargs": {"agentic_context": "X"}}, {}),

@@ -133,7 +133,7 @@ class TestEnds:
 
 def test_malformed_ids_are_counted_and_ignored(shared: LiveServer) -> None:
     field = "body:program_id"
-    before = shared.metric("agentrt_malformed_hints_total", field=field)
+    before = shared.metric("agentrt_hints_total", field=field, outcome="malformed")
     program, _ = Agent(shared, "task").turn(program_id=["x"])
     assert program.startswith("unnamed-")
-    assert shared.metric("agentrt_malformed_hints_total", field=field) == before + 1
+    assert shared.metric("agentrt_hints_total", field=field, outcome="malformed") == before + 1
