@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Hashable, Sequence
 from contextlib import closing
@@ -26,25 +25,35 @@ class Planner:
         for listener in book.tell.opened:
             listener.opened(self._pool)
 
-    def continue_running(self, now: float) -> list[SeqSlice]:
-        """Plan every decode, then prefill chunks of turns that have started."""
-        running = self._book.running
-        for turn in [turn for turn in running if turn.decoding and turn.loading is None]:
-            if turn.lease is not None:
-                self._cover(turn, turn.computed + 1, now)
+    def continue_running(self, now: float) -> tuple[list[SeqSlice], int]:
+        """Plan every decode, then prefill chunks of turns that have started.
+
+        Returns the slices and what is left of the token budget.
+        """
+        book = self._book
+        if book.config.reserve == "prompt":
+            self._cover_decodes(now)
         slices: list[SeqSlice] = []
-        budget = self._book.config.token_budget
-        ready = [turn for turn in running if turn.loading is None]
-        prefills = [turn for turn in ready if not turn.decoding]
-        if self._book.policy.prefill_order is not None:
-            prefills.sort(key=self._book.policy.prefill_order)
-        for turn in itertools.chain((turn for turn in ready if turn.decoding), prefills):
+        prefills: list[TurnState] = []
+        for turn in book.running:
+            if turn.loading is not None:
+                continue
+            if turn.computed < turn.prefill_end:
+                prefills.append(turn)
+            elif turn.lease is None:
+                raise InternalError(f"Turn {turn.turn_id} runs without pages.")
+            else:
+                # A decoding turn lacks one token; fewer turns run than a step has tokens.
+                pages = turn.lease.pages
+                slices.append(SeqSlice(turn.request.turn_id, turn.computed, 1, pages, True))
+        if book.policy.prefill_order is not None:
+            prefills.sort(key=book.policy.prefill_order)
+        budget = book.config.token_budget - len(slices)
+        for turn in prefills:
             if budget <= 0:
                 break
-            piece = self._slice(turn, budget)
-            budget -= piece.count
-            slices.append(piece)
-        return slices
+            budget = self._run(turn, slices, budget)
+        return slices, budget
 
     def _slice(self, turn: TurnState, budget: int) -> SeqSlice:
         if turn.lease is None:
@@ -52,6 +61,18 @@ class Planner:
         left = turn.length - turn.computed
         count = min(left, budget)
         return SeqSlice(turn.turn_id, turn.computed, count, turn.lease.pages, count == left)
+
+    def _cover_decodes(self, now: float) -> None:
+        """Get the page that each decode writes to; where pages were reserved it is there."""
+        page = self._book.kv.page_size
+        short = [
+            turn
+            for turn in self._book.running
+            if turn.lease is not None and len(turn.lease.pages) * page <= turn.computed
+        ]
+        for turn in short:
+            if turn.decoding and turn.loading is None and turn.lease is not None:
+                self._cover(turn, turn.computed + 1, now)
 
     def _cover(self, turn: TurnState, tokens: int, now: float) -> None:
         """Get pages for ``tokens`` tokens, preempting the lowest-ranked turns where it must be."""
@@ -222,12 +243,12 @@ class Planner:
 
     def repetitions(self, slices: list[SeqSlice], horizon: int) -> int:
         """How often a step of decodes may be repeated without a new decision."""
-        repeat = horizon
-        page = self._book.kv.page_size
-        for piece in slices:
-            turn = self._book.turns[piece.turn_id]
-            if not piece.sample or piece.count > 1 or not turn.decoding:
+        turns, page = self._book.turns, self._book.kv.page_size
+        # Prefills come last, so that a step that is not all decodes is known at once.
+        for piece in reversed(slices):
+            turn = turns[piece.turn_id]
+            if not piece.sample or piece.count > 1 or turn.computed < turn.prefill_end:
                 return 1
-            room = len(piece.pages) * page - turn.computed
-            repeat = min(repeat, turn.request.max_output - turn.output, room)
-        return max(repeat, 1)
+            left = turn.request.max_output - turn.output
+            horizon = min(horizon, left, len(piece.pages) * page - turn.computed)
+        return max(horizon, 1)

@@ -23,7 +23,6 @@ from agentrt.scheduling.plan import (
     FinishReason,
     Sample,
     SchedulerStatistics,
-    SeqSlice,
     StepPlan,
     StepResult,
     ToolEvent,
@@ -42,6 +41,8 @@ def _failed(sample: Sample | None) -> bool:
 
 def _repeated(plan: StepPlan, result: StepResult) -> int:
     """How often a plan was run: a driver may stop short of what it was allowed."""
+    if plan.repeat == 1:
+        return 1
     longest = max((len(sample.tokens) for sample in result.samples.values()), default=1)
     return max(min(plan.repeat, longest), 1)
 
@@ -174,8 +175,7 @@ class Scheduler:
         for listener in self._book.tell.tick:
             listener.tick(now)
         self._book.expire_pins(now)
-        slices = self._planner.continue_running(now)
-        budget = self._book.config.token_budget - sum(piece.count for piece in slices)
+        slices, budget = self._planner.continue_running(now)
         self._planner.admit(slices, budget, now)
         repeat = self._planner.repetitions(slices, horizon) if horizon > 1 else 1
         transfers = self._book.transfers
@@ -191,45 +191,58 @@ class Scheduler:
             raise InternalError("A step was committed that is not the planned one.")
         started, self._in_flight = self._in_flight[1], None
         seconds = now - started
-        prefilled = sum(self._advance(piece, result, seconds, now) for piece in plan.slices)
+        turns, samples = self._book.turns, result.samples
+        total = 0
+        for piece in plan.slices:
+            turn, sample = turns[piece.turn_id], samples.get(piece.turn_id)
+            if piece.sample != (sample is not None) and not _failed(sample):
+                raise InternalError(f"The step's samples do not fit its plan at {turn.turn_id}.")
+            prefilled = 0
+            if turn.computed < turn.prefill_end:
+                prefilled = self._prefill(turn, piece.count, sample, now)
+                total += prefilled
+            elif sample is not None:
+                turn.computed += len(sample.tokens)
+            self._account(turn, sample, prefilled, seconds, now)
+        self._book.counters.prefilled_tokens += total
         self._book.counters.steps += _repeated(plan, result)
         if self._observer is not None:
-            self._observer.observe(prefilled, plan.tokens, seconds)
+            self._observer.observe(total, plan.tokens, seconds)
         return self.take_events()
 
-    def _advance(self, piece: SeqSlice, result: StepResult, seconds: float, now: float) -> int:
-        """Move one turn forward; return how many of its tokens were prefill."""
-        turn = self._book.turns[piece.turn_id]
-        sample = result.samples.get(piece.turn_id)
-        if piece.sample != (sample is not None) and not _failed(sample):
-            raise InternalError(f"The step's samples do not fit its plan at {piece.turn_id}.")
-        done = piece.count - 1 + len(sample.tokens) if sample is not None else piece.count
-        prefilled = max(min(turn.computed + piece.count, turn.prefill_end) - turn.computed, 0)
-        turn.computed += done
+    def _prefill(self, turn: TurnState, count: int, sample: Sample | None, now: float) -> int:
+        """Move a prefill ``count`` tokens on and publish it; return how many were prefill."""
+        prefilled = min(count, turn.prefill_end - turn.computed)
+        turn.computed += count - 1 + len(sample.tokens) if sample is not None else count
         turn.prefilled += prefilled
         turn.program.prefilled += prefilled
-        turn.program.service += seconds
-        self._book.counters.prefilled_tokens += prefilled
-        turn.spend(now)
         # A failed step may not have written its pages: nobody else may find them.
-        if prefilled and not _failed(sample):
+        if not _failed(sample):
             self._book.publish(turn, min(turn.computed, turn.prefill_end), now)
+        return prefilled
+
+    def _account(
+        self, turn: TurnState, sample: Sample | None, prefilled: int, seconds: float, now: float
+    ) -> None:
+        """Charge a step to a turn, take its output, and end it if that is due."""
+        turn.state.program.service += seconds
+        turn.spend(now)
         reason = self._take_sample(turn, sample, now) if sample is not None else None
-        decoded = len(sample.tokens) if sample is not None else 0
         for listener in self._book.tell.progressed:
+            decoded = len(sample.tokens) if sample is not None else 0
             listener.progressed(turn, prefilled, decoded, seconds, now)
         if turn.cancelled:
             reason = "cancelled"
         if reason is not None:
             self._book.finish(turn, reason, now)
-        return prefilled
 
     def _take_sample(self, turn: TurnState, sample: Sample, now: float) -> FinishReason | None:
+        count = len(sample.tokens)
         turn.request.tokens.extend(sample.tokens)
-        turn.output += len(sample.tokens)
-        turn.program.decoded += len(sample.tokens)
-        self._book.counters.output_tokens += len(sample.tokens)
-        if turn.first_token is None and len(sample.tokens):
+        turn.output += count
+        turn.state.program.decoded += count
+        self._book.counters.output_tokens += count
+        if turn.first_token is None and count:
             turn.first_token = now
         if sample.tool is not None:
             turn.tool_seen = sample.tool

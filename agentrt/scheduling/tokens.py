@@ -68,6 +68,7 @@ class VirtualTokens:
     def follow(self, reused: int, length: int, tag: Hashable) -> VirtualTokens:
         """Return the next prompt: ``reused`` tokens of this history, new ones up to ``length``."""
         kept = min(reused, self._length, length)
+        self._close()
         segments: list[tuple[int, Hashable]] = []
         for end, owner in zip(self._ends, self._tags, strict=True):
             segments.append((min(end, kept), owner))
@@ -86,16 +87,22 @@ class VirtualTokens:
     def extend(self, tokens: Sequence[int]) -> None:
         """Append as many output tokens as ``tokens`` has, whatever they are."""
         self._length += len(tokens)
-        if self._tags[-1] != self._tag:
+
+    def _close(self) -> None:
+        """Make the segments cover all tokens: output is only counted until somebody asks."""
+        if self._ends[-1] == self._length:
+            return
+        if self._tags[-1] == self._tag:
+            self._ends[-1] = self._length
+        else:
             self._ends.append(self._length)
             self._tags.append(self._tag)
-        else:
-            self._ends[-1] = self._length
 
     def page_keys(self, page_size: int, count: int) -> Sequence[Hashable]:
         """Return ``(tag of the page's last token, page number)`` for each of the first pages."""
         if page_size != self._page_size:
             self._keys, self._page_size = [], page_size
+        self._close()
         for page in range(len(self._keys), count):
             segment = bisect_left(self._ends, (page + 1) * page_size)
             self._keys.append((self._tags[segment], page))
