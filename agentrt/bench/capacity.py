@@ -109,6 +109,16 @@ def search_rate(
         high = 2 * high
 
 
+def _fastest(workload: Workload) -> float:
+    """The least slowdown there can be: 1 where a program is never faster than alone.
+
+    It may be where programs share what they prompt, or where turns side by side, delayed by others,
+    happen to fall in better steps.
+    """
+    shares = any(turn.blocks for row in workload.programs for turn in row.turns)
+    return 0.0 if shares or any(row.branches for row in workload.programs) else 1.0
+
+
 class CapacitySearch:
     """Searches for several policies at once, as many runs side by side as ``jobs`` allows.
 
@@ -136,9 +146,7 @@ class CapacitySearch:
         self._store = store
         self._stop = stop
         self._on_rate = on_rate
-        # A program is never faster than alone, unless programs share what they prompt.
-        shares = any(turn.blocks for row in workload.programs for turn in row.turns)
-        self._fastest = 0.0 if shares else 1.0
+        self._fastest = _fastest(workload)
         self._running: dict[Future[Probe | None], tuple[str, float, int]] = {}
 
     def run(self, policies: Sequence[str], jobs: Jobs) -> dict[str, Capacity]:

@@ -138,6 +138,12 @@ def parse_program(data: Any, place: str) -> Program:
     for turn_row in row.rows("turns"):
         turn = _parse_turn(turn_row, held)
         held[turn.context] = turn.prompt_tokens + turn.output_tokens
+        if any(not 0 <= place < len(turns) for place in turn.after or ()):
+            raise turn_row.fail(
+                "after",
+                f"is {list(turn.after or ())}",
+                "Name turns that stand before this one, from 0.",
+            )
         turns.append(turn)
     if not turns:
         raise row.fail("turns", "is missing or empty", "Give every program at least one turn.")
@@ -177,6 +183,7 @@ def _parse_turn(row: _Row, held: Mapping[str, int]) -> Turn:
         block_tokens=row.count("block_tokens", default=0, least=0),
         messages=messages,
         output=output,
+        after=row.counts("after") if row.has("after") else None,
     )
 
 
@@ -284,6 +291,8 @@ def _turn_row(turn: Turn) -> dict[str, Any]:
         row["tools"] = [_present(tool) for tool in turn.tools]
     if turn.blocks:
         row |= {"block_tokens": turn.block_tokens, "blocks": list(turn.blocks)}
+    if turn.after is not None:
+        row["after"] = list(turn.after)
     if turn.literal:
         row |= {"messages": [dict(message) for message in turn.messages], "output": turn.output}
     return row

@@ -31,6 +31,8 @@ def isolated_seconds(programs: Sequence[Program], cost: CostModel) -> dict[str, 
 
 
 def _alone(program: Program, cost: CostModel) -> float:
+    if program.branches:
+        return _simulated_alone(program, cost)
     total = 0.0
     for turn in program.turns:
         # Only whole pages are found again, and never the prompt's last token.
@@ -38,6 +40,21 @@ def _alone(program: Program, cost: CostModel) -> float:
         new = turn.prompt_tokens - cached
         total += cost.turn_seconds(new, turn.prompt_tokens, turn.output_tokens)
     return total + sum(turn.gap or 0.0 for turn in program.turns[:-1])
+
+
+def _simulated_alone(program: Program, cost: CostModel) -> float:
+    """Turns side by side share the engine: what that takes, only a run can tell."""
+    held: dict[str, int] = {}
+    for turn in program.turns:
+        tokens = turn.prompt_tokens + turn.output_tokens
+        held[turn.context] = max(held.get(turn.context, 0), tokens)
+    pool = 2 * sum(held.values()) + SIMULATED_PAGE * len(program.turns)
+    record = RunRecord("program-fcfs", 0, "simulated", pool, program.program)
+    settings = BenchSettings(engine="simulated", max_wait=float("inf"))
+    policy = make_policy(record.policy)
+    scheduler = _scheduler(policy, record, settings, cost, 1, None)
+    Simulation([(0.0, program)], scheduler, cost, Recorder(record)).run()
+    return record.programs[0].finished
 
 
 def simulate(

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
-from agentrt.bench.workload import Turn, Workload
+from agentrt.bench.workload import Program, Turn, Workload
 
 __all__ = ["redraw_gaps", "scale_gaps", "split_turns", "transformed", "with_deadlines"]
 
@@ -63,11 +63,21 @@ def split_turns(workload: Workload, factor: int) -> Workload:
     turn with too few tokens is split into fewer parts. Texts and blocks, which cannot be split
     alike, are left out.
     """
-    rows = (
-        replace(row, turns=tuple(part for turn in row.turns for part in _parts(turn, factor)))
-        for row in workload.programs
-    )
+    rows = (replace(row, turns=_split(row, factor)) for row in workload.programs)
     return replace(workload, programs=tuple(rows))
+
+
+def _split(program: Program, factor: int) -> tuple[Turn, ...]:
+    parts: list[Turn] = []
+    last: list[int] = []  # where the last part of each turn stands
+    for turn in program.turns:
+        first, *others = _parts(turn, factor)
+        if turn.after is not None:
+            first = replace(first, after=tuple(last[place] for place in turn.after))
+            others = [replace(part, after=None) for part in others]
+        parts += [first, *others]
+        last.append(len(parts) - 1)
+    return tuple(parts)
 
 
 def _parts(turn: Turn, factor: int) -> Iterator[Turn]:

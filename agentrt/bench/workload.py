@@ -48,6 +48,8 @@ class Turn:
     already held. ``blocks`` names the prompt's content in pieces of ``block_tokens``: equal names
     mean equal tokens up to there, in whatever program. ``messages`` are what the context gains
     before this turn, ``output`` is what the model answered; with both the turn is literal.
+    ``after`` are the places of the program's turns that it waits for, and for the gaps after them;
+    None: the one before it. With it contexts of a program run side by side.
     """
 
     context: str
@@ -62,6 +64,7 @@ class Turn:
     block_tokens: int = 0
     messages: tuple[Mapping[str, str], ...] = ()
     output: str | None = None
+    after: tuple[int, ...] | None = None
 
     @property
     def literal(self) -> bool:
@@ -78,7 +81,11 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """One agent run. After ``Workload.select`` its turns are played in order, one at a time."""
+    """One agent run. After ``Workload.select`` its turns are played in order, one at a time.
+
+    Unless it branches: then a turn starts when those in its ``after`` have ended. ``deadline`` is
+    in seconds after its arrival.
+    """
 
     program: str
     turns: tuple[Turn, ...]
@@ -91,6 +98,22 @@ class Program:
     def literal(self) -> bool:
         """Whether every turn is literal."""
         return all(turn.literal for turn in self.turns)
+
+    @property
+    def branches(self) -> bool:
+        """Whether turns of it may run side by side."""
+        return any(turn.after is not None for turn in self.turns)
+
+    def in_order(self) -> Program:
+        """Return the program with its turns played one at a time."""
+        if not self.branches:
+            return self
+        return replace(self, turns=tuple(replace(turn, after=None) for turn in self.turns))
+
+    def predecessors(self, index: int) -> tuple[int, ...]:
+        """Return the places of the turns that must have ended before turn ``index`` starts."""
+        after = self.turns[index].after
+        return after if after is not None else ((index - 1,) if index else ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,12 +187,14 @@ def _play(program: Program, contexts: Contexts) -> Program:
     """Put the turns in playing order: a sub-agent's turns run between its caller's turns."""
     turns = program.turns
     if contexts == "main":
-        turns = tuple(turn for turn in turns if turn.context == MAIN)
+        turns = tuple(replace(turn, after=None) for turn in turns if turn.context == MAIN)
     if not turns:
         raise WorkloadError(
             f"Program {program.program!r} has no turn in the context {MAIN!r}.",
             remedy="Replay every context with --contexts all.",
         )
+    if any(turn.after is not None for turn in turns):
+        return program  # its gaps are each turn's own already
     return replace(program, turns=tuple(_with_gaps(turns)))
 
 

@@ -119,7 +119,7 @@ class ClusterSimulation:
         self._done = [0, 0]
         self._totals = (len(arrivals), sum(len(program.turns) for _, program in arrivals))
         for time, program in arrivals:
-            self._push(time, ARRIVAL, _Journey(ProgramRun(program, time)))
+            self._push(time, ARRIVAL, _Journey(ProgramRun(program.in_order(), time)))
         for time, change in scale:
             self._push(time, SCALE, change)
 

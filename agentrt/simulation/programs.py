@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from agentrt.bench.workload import Program, Turn
 from agentrt.scheduling.hints import NO_HINTS, TurnHints
@@ -19,13 +19,19 @@ __all__ = ["Foretelling", "IdealCache", "ProgramRun", "sampled"]
 
 @dataclass(slots=True)
 class ProgramRun:
-    """One program under way: the turn it is at, and what each of its contexts holds."""
+    """One program under way: the turn it is at, and what each of its contexts holds.
+
+    Where turns run side by side there is one for each of them (:meth:`at`), and these share what
+    is the program's: ``held``, and ``left`` with the time from which a turn's end, and the gap
+    after it, hold nothing up any more.
+    """
 
     program: Program
     arrival: float
     index: int = 0
     ideal: int = 0
     held: dict[str, VirtualTokens] = field(default_factory=dict)
+    left: dict[int, float] = field(default_factory=dict)
 
     @property
     def turn(self) -> Turn:
@@ -33,7 +39,37 @@ class ProgramRun:
 
     @property
     def is_last(self) -> bool:
-        return self.index == len(self.program.turns) - 1
+        """Whether nothing is left of the program once this turn has ended."""
+        if not self.program.branches:
+            return self.index == len(self.program.turns) - 1
+        return len(self.left) == len(self.program.turns) - (self.index not in self.left)
+
+    def at(self, index: int) -> ProgramRun:
+        """Return the same program at another turn."""
+        return replace(self, index=index, ideal=0)
+
+    def first_turns(self) -> list[ProgramRun]:
+        """Return the program at each turn that waits for none."""
+        if not self.program.branches:
+            return [self]
+        every = range(len(self.program.turns))
+        return [self.at(index) for index in every if not self.program.predecessors(index)]
+
+    def next_turns(self, back: float) -> list[tuple[float, ProgramRun]]:
+        """Return the turns that this one's end lets start, each with its time.
+
+        ``back`` is when the gap after it is over.
+        """
+        if not self.program.branches:
+            self.index += 1
+            return [(back, self)]
+        self.left[self.index] = back
+        ready: list[tuple[float, ProgramRun]] = []
+        for index in range(self.index + 1, len(self.program.turns)):
+            before = self.program.predecessors(index)
+            if self.index in before and all(place in self.left for place in before):
+                ready.append((max(self.left[place] for place in before), self.at(index)))
+        return ready
 
     @property
     def turn_id(self) -> str:
@@ -130,7 +166,26 @@ class Foretelling:
             self._future.set_return(run.program.program, context, math.inf)
         self._note_remaining(run)
 
+    def branches(self, run: ProgramRun, now: float) -> None:
+        """A turn of a program whose turns run side by side has ended at ``now``.
+
+        A turn is back once those before it have ended, each as if it ran alone from now on.
+        """
+        ends, returns = dict(run.left), dict.fromkeys(run.held, math.inf)
+        for index, turn in enumerate(run.program.turns):
+            if index in run.left:
+                continue
+            start = max((ends[place] for place in run.program.predecessors(index)), default=now)
+            start = max(start, now)
+            returns[turn.context] = min(returns.get(turn.context, math.inf), start)
+            ends[index] = start + self._alone(turn) + (turn.gap or 0.0)
+        for context, time in returns.items():
+            self._future.set_return(run.program.program, context, time)
+        self._future.set_remaining(run.program.program, max(ends.values(), default=now) - now)
+
     def _note_remaining(self, run: ProgramRun) -> None:
+        if run.program.branches:
+            return
         left = run.program.turns[run.index :]
         seconds = sum(self._alone(turn) + (turn.gap or 0.0) for turn in left)
         self._future.set_remaining(run.program.program, seconds)

@@ -66,6 +66,7 @@ class Simulation:
         self._order = itertools.count()
         self._due: list[tuple[float, int, ProgramRun]] = []
         self._active: dict[str, ProgramRun] = {}
+        self._failed: set[str] = set()
         self._ideal = IdealCache()
         self._link = link
         self._foretell = None if future is None else Foretelling(future, cost)
@@ -74,7 +75,8 @@ class Simulation:
         self._programs = len(arrivals)
         self._turns = sum(len(program.turns) for _, program in arrivals)
         for time, program in arrivals:
-            self._later(time, ProgramRun(program, time))
+            for run in ProgramRun(program, time).first_turns():
+                self._later(time, run)
 
     def run(self) -> bool:
         """Run to the end; False if ``stop`` ended it sooner."""
@@ -100,7 +102,8 @@ class Simulation:
     def _release_due(self) -> None:
         while self._due and self._due[0][0] <= self.clock.now:
             time, _, run = heapq.heappop(self._due)
-            self._submit(run, time)
+            if run.program.program not in self._failed:
+                self._submit(run, time)
 
     def _submit(self, run: ProgramRun, time: float) -> None:
         """Hand a turn in as of ``time``, which may lie within the step that has just ended."""
@@ -182,21 +185,37 @@ class Simulation:
         elif run.is_last:
             self._end(run)
         else:
-            back = stats.finished + (run.turn.gap or 0.0)
-            self._recorder.gap(run.program, run.index, stats.finished, back)
-            run.index += 1
-            if self._foretell is not None:
-                self._foretell.leaves(run, back)
-            self._later(back, run)
+            self._goes_on(run, stats.finished)
+
+    def _goes_on(self, run: ProgramRun, finished: float) -> None:
+        """After the gap of a turn that ended come those that waited for it."""
+        back = finished + (run.turn.gap or 0.0)
+        self._recorder.gap(run.program, run.index, finished, back)
+        ready = run.next_turns(back)
+        if self._foretell is not None and run.program.branches:
+            self._foretell.branches(run, finished)
+        elif self._foretell is not None:
+            self._foretell.leaves(run, back)
+        for time, following in ready:
+            self._later(time, following)
 
     def _end(self, run: ProgramRun, failed: str = "") -> None:
         now = self.clock.now
         if self._foretell is not None:
             self._foretell.ends(run)
+        if failed:
+            self._forget_others(run)
         self._scheduler.end_program(run.program.program, now)
         outcome: ProgramOutcome = "failed" if failed else "finished"
         self._recorder.program(run.program, run.arrival, now, outcome, failed)
         self._handle(self._scheduler.take_events())
+
+    def _forget_others(self, run: ProgramRun) -> None:
+        """Of a program that has failed no other turn counts or comes any more."""
+        name = run.program.program
+        self._failed.add(name)
+        for turn_id in [key for key, one in self._active.items() if one.program.program == name]:
+            del self._active[turn_id]
 
     def _abandon(self) -> None:
         """Account for programs that had arrived when the run was stopped."""
