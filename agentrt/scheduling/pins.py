@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 from agentrt.scheduling.kv import KVCache, KVLease
 from agentrt.scheduling.plan import PinEnded, PinOutcome
@@ -36,6 +36,7 @@ class PinBook:
         self._changed = changed
         self._pins: dict[ContextState, Pin] = {}
         self._due: list[tuple[float, int, Pin]] = []
+        self._victims: list[tuple[float, float, int, Pin]] = []
         self._pushed = 0
         self.pages = 0
         self.outcomes: Counter[PinOutcome] = Counter()
@@ -53,12 +54,20 @@ class PinBook:
         self._pins[context] = context.pin = pin
         self.pages += lease.shared
         self._watch(pin)
+        self._expose(pin)
         self._changed(context)
         return True
 
     def _watch(self, pin: Pin) -> None:
         self._pushed += 1
         heappush(self._due, (pin.expiry, self._pushed, pin))
+
+    def _expose(self, pin: Pin) -> None:
+        """Enter a pin among those that may be broken; entries of ended ones go if they prevail."""
+        if len(self._victims) > 2 * len(self._pins) + 64:
+            self._victims = [entry for entry in self._victims if entry[3].context.pin is entry[3]]
+            heapify(self._victims)
+        heappush(self._victims, (-pin.context.program.arrival, -pin.start, self._pushed, pin))
 
     def set_expiry(self, context: ContextState, expiry: float) -> None:
         """Move the end of a context's pin, if it has one."""
@@ -131,16 +140,17 @@ class PinBook:
 
     def victim(self, beneficiary: ContextState) -> ContextState | None:
         """Choose the pin to break: the latest program's; the beneficiary's own only at the end."""
-        if not self._pins:
-            return None
-        return max(
-            self._pins,
-            key=lambda context: (
-                context is not beneficiary,
-                context.program.arrival,
-                self._pins[context].start,
-            ),
-        )
+        heap, own = self._victims, None
+        while heap and heap[0][3].context.pin is not heap[0][3]:
+            heappop(heap)
+        if heap and heap[0][3].context is beneficiary and len(self._pins) > 1:
+            own = heappop(heap)
+            while heap[0][3].context.pin is not heap[0][3]:
+                heappop(heap)
+        found = heap[0][3].context if heap else None
+        if own is not None:
+            heappush(heap, own)
+        return found
 
     def next_expiry(self) -> float | None:
         """Return when the next pin expires, if no context comes back before."""

@@ -131,8 +131,10 @@ class Scheduler:
         if program is None:
             return
         program.ending = True
-        for turn in [turn for turn in self._book.turns.values() if turn.state.program is program]:
-            self.cancel(turn.turn_id, now)
+        if program.live_turns:
+            turns = self._book.turns.values()
+            for turn in [turn for turn in turns if turn.state.program is program]:
+                self.cancel(turn.turn_id, now)
         for context in program.contexts.values():
             self._book.pins.end(context, "final", now)
         self._book.forget_if_ended(program, now)
@@ -224,31 +226,34 @@ class Scheduler:
     def _account(
         self, turn: TurnState, sample: Sample | None, prefilled: int, seconds: float, now: float
     ) -> None:
-        """Charge a step to a turn, take its output, and end it if that is due."""
-        turn.state.program.service += seconds
+        """Charge a step to a turn, take its output, and end it if that is due.
+
+        One function, not several: it runs for every turn of every step.
+        """
+        program = turn.state.program
+        program.service += seconds
         turn.spend(now)
-        reason = self._take_sample(turn, sample, now) if sample is not None else None
+        reason: FinishReason | None = None
+        decoded = 0
+        if sample is not None:
+            decoded = len(sample.tokens)
+            turn.request.tokens.extend(sample.tokens)
+            turn.output += decoded
+            program.decoded += decoded
+            self._book.counters.output_tokens += decoded
+            if turn.first_token is None and decoded:
+                turn.first_token = now
+            if sample.tool is not None:
+                turn.tool_seen = sample.tool
+            reason = sample.finish
+            if reason is None and turn.output >= turn.request.max_output:
+                reason = "length"
         for listener in self._book.tell.progressed:
-            decoded = len(sample.tokens) if sample is not None else 0
             listener.progressed(turn, prefilled, decoded, seconds, now)
         if turn.cancelled:
             reason = "cancelled"
         if reason is not None:
             self._book.finish(turn, reason, now)
-
-    def _take_sample(self, turn: TurnState, sample: Sample, now: float) -> FinishReason | None:
-        count = len(sample.tokens)
-        turn.request.tokens.extend(sample.tokens)
-        turn.output += count
-        turn.state.program.decoded += count
-        self._book.counters.output_tokens += count
-        if turn.first_token is None and count:
-            turn.first_token = now
-        if sample.tool is not None:
-            turn.tool_seen = sample.tool
-        if sample.finish is not None:
-            return sample.finish
-        return "length" if turn.output >= turn.request.max_output else None
 
     # -- reports -------------------------------------------------------------------------------
 
