@@ -19,6 +19,8 @@ COMMANDS = {
     "demo": "Watch coding agents fix small repositories: the whole runtime at work.",
     "serve": "Serve an OpenAI-compatible API that schedules programs, not requests.",
     "bench": "Replay workloads under one policy or several, live or simulated.",
+    "simulate": "Replay a workload on a cluster of many workers, in virtual time.",
+    "cost": "Cost models of the simulators: show them, fit one to measurements.",
     "model": "Make a seeded model of a real architecture, or describe one.",
     "guide": "Check, plan, run and test troubleshooting guides.",
     "sandbox": "Run a command in a sandbox, check what works here, clean up.",

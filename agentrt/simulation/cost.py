@@ -138,12 +138,20 @@ COST_MODELS: Mapping[str, CostModel] = {
 def load_cost(name: str) -> CostModel:
     """Return a built-in cost model by name, or read one from a ``.json`` or ``.toml`` file.
 
+    ``GPU/MODEL``, such as ``h200/qwen3-8b``, is one made of published figures.
+
     Raises:
         ConfigError: no such name or file, or the file's fields are wrong.
     """
     if name in COST_MODELS:
         return COST_MODELS[name]
     path = Path(name)
+    gpu, slash, model = name.partition("/")
+    if slash and not path.is_file():
+        # Not above: that module makes cost models.
+        from agentrt.simulation.hardware import gpu_cost
+
+        return gpu_cost(gpu, model)
     if not path.is_file():
         raise ConfigError(
             f"There is no cost model {name!r}, nor a file of that name.",

@@ -93,6 +93,24 @@ class Outcome:
     cpu_seconds: float
     parts: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def label(self) -> str:
+        """Policy and placement."""
+        return f"{self.record.policy} / {self.placement}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything but the rows."""
+        return {
+            "policy": self.record.policy,
+            "placement": self.placement,
+            "seed": self.record.seed,
+            "complete": self.record.complete,
+            "figures": self.figures,
+            "wall_seconds": round(self.wall_seconds, 3),
+            "cpu_seconds": round(self.cpu_seconds, 3),
+            **self.parts,
+        }
+
 
 def play(
     arrivals: Sequence[tuple[float, Program]],
@@ -194,8 +212,8 @@ def _worker(
         max_waiting=max(10_000, programs),
         reserve="output" if cost.reserve_output else "prompt",
     )
-    retention = policy.retention
-    cache = PageCache(settings.pool_tokens // page, page, retention.score, rescore=retention.rescore)
+    keep, pages = policy.retention, settings.pool_tokens // page
+    cache = PageCache(pages, page, keep.score, rescore=keep.rescore)
     host = PageCache(host_pages, page, lru_score) if host_pages else None
     scheduler = Scheduler(cache, policy, config, host=host)
     link = Link(cost.reload_token_seconds * page) if host is not None else None
