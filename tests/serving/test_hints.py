@@ -131,6 +131,16 @@ class TestCounted:
         assert shared.metric("agentrt_hints_total", field="(other)", outcome="unsupported") > 100
 
 
+def renamed(turn: int) -> dict[str, Any]:
+    """Return another program's name each turn."""
+    return {"job_id": f"job-{turn}"}
+
+
+def last_words(turn: int) -> dict[str, Any]:
+    """Say each turn that it is the last one."""
+    return {"job_id": "undying", "vllm_xargs": {"is_last_step": 1}}
+
+
 def lies(turn: int) -> dict[str, Any]:
     """Return hints that contradict each other, and what came before."""
     return {
@@ -173,12 +183,14 @@ class TestNoToken:
     def test_with_a_fake_engine(self, shared: LiveServer) -> None:
         plain = conversation(shared, lambda turn: {})
         assert conversation(shared, lambda turn: HONEST) == plain
-        assert conversation(shared, lies) == plain
+        for liar in (renamed, last_words, lies):
+            assert conversation(shared, liar) == plain
 
     @pytest.mark.parametrize("sampling", [{"temperature": 0}, {"temperature": 1.0, "seed": 5}])
     def test_with_a_real_model(self, real: LiveServer, sampling: dict[str, Any]) -> None:
         asked = {"model": "tiny", "max_tokens": 16, **sampling}
         plain = conversation(real, lambda turn: {}, **asked)
         assert conversation(real, lambda turn: HONEST, **asked) == plain
-        assert conversation(real, lies, **asked) == plain
+        for liar in (renamed, last_words, lies):
+            assert conversation(real, liar, **asked) == plain
         assert len({text for text, _ in plain}) > 1
