@@ -11,6 +11,7 @@ from typing import Protocol
 
 from agentrt.bench.arrivals import draw_arrivals
 from agentrt.bench.intervals import intervals, losses, oracle_distance
+from agentrt.bench.isolated import isolated_seconds
 from agentrt.bench.jobs import Jobs, finished_jobs, open_jobs
 from agentrt.bench.metrics import average, measure
 from agentrt.bench.policies import check_policies
@@ -18,7 +19,7 @@ from agentrt.bench.recorder import RunProgress
 from agentrt.bench.records import RunRecord
 from agentrt.bench.results import Comparison, Metrics, WorkloadFacts
 from agentrt.bench.settings import BenchSettings
-from agentrt.bench.simulated import isolated_seconds, simulate
+from agentrt.bench.simulated import simulate
 from agentrt.bench.steptimes import StepTimes
 from agentrt.bench.store import ResultStore
 from agentrt.bench.workload import Workload

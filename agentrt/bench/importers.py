@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from agentrt.bench.parse import estimate_tokens, json_lines, read_text, read_workload
+from agentrt.bench.synthetic import PREFIX, synthetic_workload
 from agentrt.bench.workload import Program, Tool, Turn, Workload
 from agentrt.errors import ConfigError, WorkloadError
 
@@ -39,9 +40,14 @@ class Format:
 def load_workload(path: Path) -> Workload:
     """Read a workload file, a file of a known foreign format, or a directory of either.
 
+    A path of the form ``synthetic:NAME?key=value`` stands for a workload drawn by rule.
+
     Raises:
+        ConfigError: no synthetic workload of that name or with that parameter.
         WorkloadError: missing, empty, malformed, or of no known format.
     """
+    if str(path).startswith(PREFIX):
+        return synthetic_workload(str(path))
     files = _files(path)
     formats = {file: detect_format(file) for file in files}
     programs: list[Program] = []

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from agentrt.bench.transforms import transformed
+from agentrt.bench.isolated import isolated_seconds
+from agentrt.bench.transforms import transformed, with_deadlines
 from agentrt.bench.workload import Contexts, Workload
 from agentrt.errors import ConfigError
 from agentrt.simulation.cost import load_cost
@@ -45,6 +46,7 @@ class BenchSettings:
         gap_scale: multiplies gaps.
         gap_cv: redraw all gaps log-normally with this coefficient of variation, at the same mean.
         turn_factor: split every turn into so many, each with its share of the tokens.
+        deadline: give every program so many times its seconds alone (simulated only).
     """
 
     engine: EngineKind = "live"
@@ -64,6 +66,7 @@ class BenchSettings:
     gap_scale: float = 1.0
     gap_cv: float | None = None
     turn_factor: int = 1
+    deadline: float | None = None
 
     def __post_init__(self) -> None:
         for flag, value, positive in (
@@ -74,6 +77,7 @@ class BenchSettings:
             ("--gap-scale", self.gap_scale, False),
             ("--gap-cv", self.gap_cv, False),
             ("--turn-factor", self.turn_factor, True),
+            ("--deadline", self.deadline, True),
             *(("--weights", weight, True) for weight in self.weights.values()),
         ):
             if value is not None and not (value > 0 if positive else value >= 0):
@@ -86,7 +90,11 @@ class BenchSettings:
             given = {"--model": self.model, "--sandbox": self.sandbox}
             other = "live"
         else:
-            given = {"--host-pool": self.host_tokens, "--weights": self.weights}
+            given = {
+                "--host-pool": self.host_tokens,
+                "--weights": self.weights,
+                "--deadline": self.deadline,
+            }
             other = "simulated"
         for flag, value in given.items():
             if value:
@@ -103,11 +111,15 @@ class BenchSettings:
         return self.pool_tokens
 
     def select(self, workload: Workload) -> Workload:
-        """Return the part of ``workload`` that is replayed."""
+        """Return the part of ``workload`` that is replayed, changed as the settings say."""
         chosen = workload.select(self.contexts, self.limit, self.token_scale)
         # The live replay waits by the clock, and scales each wait itself.
         scale = self.gap_scale * (self.time_scale if self.engine == "simulated" else 1.0)
-        return transformed(chosen, gap_scale=scale, gap_cv=self.gap_cv, turns=self.turn_factor)
+        chosen = transformed(chosen, gap_scale=scale, gap_cv=self.gap_cv, turns=self.turn_factor)
+        if self.deadline is None:
+            return chosen
+        alone = isolated_seconds(chosen.programs, load_cost(self.cost))
+        return with_deadlines(chosen, alone, self.deadline)
 
     def to_json(self, workload: Workload) -> dict[str, Any]:
         """Return every setting by name; ``workload`` is the selected one."""
@@ -126,6 +138,7 @@ class BenchSettings:
             "gap_scale": self.gap_scale,
             "gap_cv": self.gap_cv,
             "turn_factor": self.turn_factor,
+            "deadline": self.deadline,
         }
         if self.engine == "simulated":
             return told | {

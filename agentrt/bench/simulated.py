@@ -1,9 +1,10 @@
-"""One simulated run, put together from the settings; and how long each program takes alone."""
+"""One simulated run, put together from the settings."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from agentrt.bench.isolated import SIMULATED_PAGE
 from agentrt.bench.policies import ORACLES
 from agentrt.bench.recorder import Recorder, RunProgress
 from agentrt.bench.records import RunRecord
@@ -20,41 +21,7 @@ from agentrt.simulation.future import Future
 from agentrt.simulation.link import Link
 from agentrt.simulation.run import Simulation
 
-__all__ = ["SIMULATED_PAGE", "isolated_seconds", "simulate"]
-
-SIMULATED_PAGE = 16
-
-
-def isolated_seconds(programs: Sequence[Program], cost: CostModel) -> dict[str, float]:
-    """Return how long each program takes with the simulated engine to itself."""
-    return {program.program: _alone(program, cost) for program in programs}
-
-
-def _alone(program: Program, cost: CostModel) -> float:
-    if program.branches:
-        return _simulated_alone(program, cost)
-    total = 0.0
-    for turn in program.turns:
-        # Only whole pages are found again, and never the prompt's last token.
-        cached = min(turn.reused_tokens, turn.prompt_tokens - 1) // SIMULATED_PAGE * SIMULATED_PAGE
-        new = turn.prompt_tokens - cached
-        total += cost.turn_seconds(new, turn.prompt_tokens, turn.output_tokens)
-    return total + sum(turn.gap or 0.0 for turn in program.turns[:-1])
-
-
-def _simulated_alone(program: Program, cost: CostModel) -> float:
-    """Turns side by side share the engine: what that takes, only a run can tell."""
-    held: dict[str, int] = {}
-    for turn in program.turns:
-        tokens = turn.prompt_tokens + turn.output_tokens
-        held[turn.context] = max(held.get(turn.context, 0), tokens)
-    pool = 2 * sum(held.values()) + SIMULATED_PAGE * len(program.turns)
-    record = RunRecord("program-fcfs", 0, "simulated", pool, program.program)
-    settings = BenchSettings(engine="simulated", max_wait=float("inf"))
-    policy = make_policy(record.policy)
-    scheduler = _scheduler(policy, record, settings, cost, 1, None)
-    Simulation([(0.0, program)], scheduler, cost, Recorder(record)).run()
-    return record.programs[0].finished
+__all__ = ["simulate"]
 
 
 def simulate(

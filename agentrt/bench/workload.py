@@ -184,17 +184,20 @@ def _check_positive(flag: str, value: float | None) -> None:
 
 
 def _play(program: Program, contexts: Contexts) -> Program:
-    """Put the turns in playing order: a sub-agent's turns run between its caller's turns."""
+    """Put the turns in playing order: a sub-agent's turns run between its caller's turns.
+
+    A program that branches says itself in which order it runs, and is played whole.
+    """
+    if program.branches:
+        return program
     turns = program.turns
     if contexts == "main":
-        turns = tuple(replace(turn, after=None) for turn in turns if turn.context == MAIN)
+        turns = tuple(turn for turn in turns if turn.context == MAIN)
     if not turns:
         raise WorkloadError(
             f"Program {program.program!r} has no turn in the context {MAIN!r}.",
             remedy="Replay every context with --contexts all.",
         )
-    if any(turn.after is not None for turn in turns):
-        return program  # its gaps are each turn's own already
     return replace(program, turns=tuple(_with_gaps(turns)))
 
 

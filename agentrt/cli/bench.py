@@ -14,6 +14,7 @@ from agentrt.cli.bench_options import (
     AsJson,
     ContextsOption,
     Cost,
+    Deadline,
     Engine,
     Fresh,
     GapCv,
@@ -70,6 +71,7 @@ def run(
     gap_scale: GapScale = 1.0,
     gap_cv: GapCv = None,
     turn_factor: TurnFactor = 1,
+    deadline: Deadline = None,
     model: Model = None,
     sandbox: SandboxOption = None,
     out: Out = None,
@@ -97,6 +99,7 @@ def run(
         gap_scale=gap_scale,
         gap_cv=gap_cv,
         turn_factor=turn_factor,
+        deadline=deadline,
         model=model,
         sandbox=sandbox,
     )

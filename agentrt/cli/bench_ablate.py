@@ -12,6 +12,7 @@ from agentrt.cli.bench_options import (
     AsJson,
     ContextsOption,
     Cost,
+    Deadline,
     Fresh,
     GapCv,
     GapScale,
@@ -55,6 +56,7 @@ def ablate(
     gap_scale: GapScale = 1.0,
     gap_cv: GapCv = None,
     turn_factor: TurnFactor = 1,
+    deadline: Deadline = None,
     jobs: Jobs = 1,
     out: Out = None,
     fresh: Fresh = False,
@@ -88,6 +90,7 @@ def ablate(
         gap_scale=gap_scale,
         gap_cv=gap_cv,
         turn_factor=turn_factor,
+        deadline=deadline,
     )
     policies = ablated_policies(policy)
     names = check_policies(list(policies.values()))

@@ -13,6 +13,7 @@ from agentrt.cli.bench_options import (
     AsJson,
     ContextsOption,
     Cost,
+    Deadline,
     Fresh,
     GapCv,
     GapScale,
@@ -78,6 +79,7 @@ def capacity(
     gap_scale: GapScale = 1.0,
     gap_cv: GapCv = None,
     turn_factor: TurnFactor = 1,
+    deadline: Deadline = None,
     jobs: Jobs = 1,
     out: Out = None,
     fresh: Fresh = False,
@@ -118,6 +120,7 @@ def capacity(
             gap_scale=gap_scale,
             gap_cv=gap_cv,
             turn_factor=turn_factor,
+            deadline=deadline,
         )
         for size in parse_pools(pool, pools)
     ]
@@ -140,9 +143,9 @@ def _search(
     from agentrt.bench.capacity import CapacitySearch
     from agentrt.bench.capacity_report import CapacityTable
     from agentrt.bench.interrupt import Interrupt
+    from agentrt.bench.isolated import isolated_seconds
     from agentrt.bench.jobs import open_jobs
     from agentrt.bench.probes import ProbeStore
-    from agentrt.bench.simulated import isolated_seconds
     from agentrt.simulation.cost import load_cost
 
     isolated = isolated_seconds(workload.programs, load_cost(every[0].cost))

@@ -13,6 +13,7 @@ from agentrt.cli.bench_options import (
     AsJson,
     ContextsOption,
     Cost,
+    Deadline,
     Engine,
     Fresh,
     GapCv,
@@ -73,6 +74,7 @@ def compare(
     gap_scale: GapScale = 1.0,
     gap_cv: GapCv = None,
     turn_factor: TurnFactor = 1,
+    deadline: Deadline = None,
     model: Model = None,
     sandbox: SandboxOption = None,
     jobs: Jobs = 1,
@@ -111,6 +113,7 @@ def compare(
         gap_scale=gap_scale,
         gap_cv=gap_cv,
         turn_factor=turn_factor,
+        deadline=deadline,
         model=model,
         sandbox=sandbox,
     )

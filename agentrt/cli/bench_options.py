@@ -14,6 +14,7 @@ __all__ = [
     "AsJson",
     "ContextsOption",
     "Cost",
+    "Deadline",
     "Engine",
     "Fresh",
     "GapCv",
@@ -40,7 +41,10 @@ __all__ = [
 ]
 
 WorkloadPath = Annotated[
-    Path, typer.Argument(help="Workload file, or a file or directory of a known trace format.")
+    Path,
+    typer.Argument(
+        help="Workload file, a file or directory of a known trace format, or synthetic:NAME."
+    ),
 ]
 Engine = Annotated[str, typer.Option(help="live computes every token; simulated needs no model.")]
 Cost = Annotated[str, typer.Option(help="Cost model of the simulated engine: a name or a file.")]
@@ -91,6 +95,11 @@ GapCv = Annotated[
     typer.Option(help="Redraw the gaps log-normally, same mean, this coefficient of variation."),
 ]
 TurnFactor = Annotated[int, typer.Option(help="Split every turn into so many.")]
+
+Deadline = Annotated[
+    float | None,
+    typer.Option(help="Give every program so many times its seconds alone (simulated)."),
+]
 
 
 def parse_weights(text: str | None) -> dict[str, float]:
