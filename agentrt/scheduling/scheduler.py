@@ -76,7 +76,8 @@ class Scheduler:
         self._book.expire_pins(now)
         context = self._book.context(request, now)
         if context.last_end is not None and context.live_turns == 0:
-            self._book.policy.retention.returned(context.tool, now - context.last_end)
+            tool = request.hints.last_tool or context.tool
+            self._book.policy.retention.returned(tool, now - context.last_end)
         prompt, page = len(request.tokens), self._book.kv.page_size
         if context.pin is not None:
             keys = request.tokens.page_keys(page, (prompt - 1) // page)
