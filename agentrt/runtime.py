@@ -31,8 +31,10 @@ from agentrt.scheduling.plan import Event
 if TYPE_CHECKING:
     import torch
 
+    from agentrt.engine.backend import TurnBackend
     from agentrt.engine.engine import Engine, EngineStatistics
     from agentrt.engine.model.decoder import Decoder
+    from agentrt.engine.observed import OnStep
     from agentrt.engine.tokens import Tokenizer
     from agentrt.sandbox.base import Sandbox, SandboxSpec
     from agentrt.sandbox.choose import Choice
@@ -126,11 +128,13 @@ class Runtime:
         config: RuntimeConfig | None = None,
         *,
         on_event: Callable[[Event], None] | None = None,
+        on_step: OnStep | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> AsyncIterator[Runtime]:
         """Load the model, start the engine, choose the sandbox; leaving ends all of it.
 
-        ``on_event`` is called in the engine's thread with every scheduler event.
+        ``on_event`` is called in the engine's thread with every scheduler event, ``on_step`` with
+        every step's plan, start and end.
 
         Raises:
             ConfigError, ModelError: a setting or the model directory is wrong.
@@ -143,7 +147,7 @@ class Runtime:
                 await stack.enter_async_context(choice.provider)
             # Loading cannot be interrupted half-way; it is short.
             loaded = await anyio.to_thread.run_sync(_load, config)
-            engine = _assemble(config, *loaded, on_event=on_event, clock=clock)
+            engine = _assemble(config, *loaded, on_event=on_event, on_step=on_step, clock=clock)
             await stack.enter_async_context(engine)
             model, tokenizer, name = loaded
             runtime = cls(config, engine, model, tokenizer, name, choice, clock)
@@ -256,12 +260,14 @@ def _assemble(
     name: str,
     *,
     on_event: Callable[[Event], None] | None,
+    on_step: OnStep | None,
     clock: Callable[[], float],
 ) -> Engine:
     """Wire page cache, policy, scheduler, attention and backend into an engine."""
     from agentrt.engine.attention.torch_paged import TorchPagedAttention
     from agentrt.engine.engine import Engine
     from agentrt.engine.kv import PageCache
+    from agentrt.engine.observed import ObservedBackend
     from agentrt.engine.runner import TorchBackend
 
     pages = _pool_pages(config, model)
@@ -274,7 +280,9 @@ def _assemble(
     attention = TorchPagedAttention(
         model.config, pages, config.page_size, model.dtype, model.device
     )
-    backend = TorchBackend(model, attention)
+    backend: TurnBackend = TorchBackend(model, attention)
+    if on_step is not None:
+        backend = ObservedBackend(backend, on_step, clock)
     return Engine(scheduler, backend, tokenizer=tokenizer, clock=clock, on_event=on_event)
 
 

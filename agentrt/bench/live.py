@@ -16,6 +16,7 @@ from agentrt.bench.records import ProgramOutcome, RunRecord, ToolRecord
 from agentrt.bench.replay import InfiniteCache, LiteralTexts, NumericTokens, Prompts, ReplayTurn
 from agentrt.bench.settings import BenchSettings
 from agentrt.bench.workload import Program, Tool, Turn
+from agentrt.engine.observed import OnStep
 from agentrt.engine.params import SamplingParams
 from agentrt.engine.tokens import PromptBuilder, Tokenizer
 from agentrt.errors import AgentRTError, ConfigError, RequestError
@@ -38,8 +39,11 @@ def run_live(
     *,
     stop: Callable[[], bool] = lambda: False,
     progress: Progress | None = None,
+    on_step: OnStep | None = None,
 ) -> None:
     """Fill ``record`` by a run on the live engine; ``record.complete`` says if it got through.
+
+    ``on_step`` is told of every step in the engine's thread.
 
     Raises:
         ConfigError: model, pool or sandbox cannot be had, or there is no command to run.
@@ -49,7 +53,7 @@ def run_live(
             "--sandbox was given, but the workload has no command to run.",
             remedy="Leave --sandbox out: the recorded gaps are then waited for.",
         )
-    anyio.run(_open_and_play, arrivals, record, settings, stop, progress)
+    anyio.run(_open_and_play, arrivals, record, settings, stop, progress, on_step)
 
 
 def _has_commands(arrivals: Sequence[tuple[float, Program]]) -> bool:
@@ -78,6 +82,7 @@ async def _open_and_play(
     settings: BenchSettings,
     stop: Callable[[], bool],
     progress: Progress | None,
+    on_step: OnStep | None,
 ) -> None:
     pins: list[PinEnded] = []
 
@@ -87,7 +92,7 @@ async def _open_and_play(
             pins.append(event)
 
     config = runtime_config(record.policy, settings)
-    async with Runtime.open(config, on_event=keep_pins) as runtime:
+    async with Runtime.open(config, on_event=keep_pins, on_step=on_step) as runtime:
         pages = runtime.statistics().scheduler
         record.pool_tokens = pages.pages_total * pages.page_size
         recorder = Recorder(record, start=runtime.clock())

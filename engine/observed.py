@@ -1,0 +1,47 @@
+"""A backend that tells somebody what each step held and how long it took."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from agentrt.engine.backend import TurnBackend
+from agentrt.engine.choices import ChoiceTrie
+from agentrt.engine.params import SamplingParams
+from agentrt.scheduling.plan import StepPlan, StepResult
+
+__all__ = ["ObservedBackend", "OnStep"]
+
+OnStep: TypeAlias = Callable[[StepPlan, float, float], None]
+"""``(plan, start, end)``: called in the engine's thread after each step, in the clock's seconds."""
+
+
+class ObservedBackend(TurnBackend):
+    """Passes everything on to ``inner``."""
+
+    def __init__(self, inner: TurnBackend, on_step: OnStep, clock: Callable[[], float]) -> None:
+        self._inner = inner
+        self._on_step = on_step
+        self._clock = clock
+
+    def open(
+        self,
+        turn_id: str,
+        prompt: Sequence[int],
+        sampling: SamplingParams,
+        forced: Sequence[int] | None = None,
+        choices: ChoiceTrie | None = None,
+    ) -> None:
+        """Make a turn known. See ``TurnBackend.open``."""
+        self._inner.open(turn_id, prompt, sampling, forced, choices)
+
+    def run(self, plan: StepPlan) -> StepResult:
+        """Compute every slice of ``plan``. See ``TurnBackend.run``."""
+        start = self._clock()
+        result = self._inner.run(plan)
+        self._on_step(plan, start, self._clock())
+        return result
+
+    def close(self, turn_id: str) -> None:
+        """Forget a turn. See ``TurnBackend.close``."""
+        self._inner.close(turn_id)
