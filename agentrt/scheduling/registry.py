@@ -14,6 +14,11 @@ from agentrt.errors import ConfigError
 from agentrt.scheduling.continuum import continuum
 from agentrt.scheduling.fixed_ttl import fixed_ttl
 from agentrt.scheduling.policies.baselines import fcfs, program_fcfs, return_first
+from agentrt.scheduling.policies.infercept import infercept
+from agentrt.scheduling.policies.length_aware import length_aware
+from agentrt.scheduling.policies.past_future import past_future
+from agentrt.scheduling.policies.plas import plas
+from agentrt.scheduling.policies.thunder import thunder
 from agentrt.scheduling.policy import Policy
 from agentrt.scheduling.surroundings import Surroundings
 
@@ -42,8 +47,13 @@ BUILTIN: dict[str, PolicyFactory] = {
     "continuum": _plain(continuum),
     "fcfs": _plain(fcfs),
     "fixed-ttl": fixed_ttl,
+    "infercept": _plain(infercept),
+    "length-aware": _plain(length_aware),
+    "past-future": _plain(past_future),
+    "plas": _plain(plas),
     "program-fcfs": _plain(program_fcfs),
     "return-first": _plain(return_first),
+    "thunder": _plain(thunder),
 }
 """One row a policy, by name. A factory without an argument takes the surroundings alone."""
 
