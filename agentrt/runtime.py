@@ -18,6 +18,7 @@ import anyio.to_thread
 import psutil
 
 from agentrt.errors import ConfigError, InvalidRequest, ProgramTooLarge, SandboxUnavailable
+from agentrt.hints.calls import called_tool
 from agentrt.program import Program, ProgramParts
 from agentrt.scheduling import (
     OnlinePrefillCost,
@@ -27,6 +28,7 @@ from agentrt.scheduling import (
     make_policy,
 )
 from agentrt.scheduling.plan import Event
+from agentrt.tools import tool_name
 
 if TYPE_CHECKING:
     import torch
@@ -283,7 +285,14 @@ def _assemble(
     backend: TurnBackend = TorchBackend(model, attention)
     if on_step is not None:
         backend = ObservedBackend(backend, on_step, clock)
-    return Engine(scheduler, backend, tokenizer=tokenizer, clock=clock, on_event=on_event)
+    return Engine(
+        scheduler,
+        backend,
+        tokenizer=tokenizer,
+        clock=clock,
+        on_event=on_event,
+        called_tool=partial(called_tool, command_name=tool_name),
+    )
 
 
 def _pool_pages(config: RuntimeConfig, model: Decoder) -> int:

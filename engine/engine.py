@@ -81,6 +81,7 @@ class Engine:
         on_event: called in the engine's thread with every scheduler event; must be quick. What it
             raises is logged and counted, and stops nothing.
         check: verify the scheduler's integrity after every step; for tests, as it takes time.
+        called_tool: names the tool that an answer calls, for turns that do not say it ahead.
     """
 
     def __init__(
@@ -93,11 +94,19 @@ class Engine:
         clock: Callable[[], float] = time.monotonic,
         on_event: Callable[[Event], None] | None = None,
         check: bool = False,
+        called_tool: Callable[[str], str | None] | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._eos_ids = eos_ids | (tokenizer.eos_ids if tokenizer is not None else frozenset())
         self._clock = clock
-        self._loop = EngineLoop(scheduler, backend, clock=clock, on_event=on_event, check=check)
+        self._loop = EngineLoop(
+            scheduler,
+            backend,
+            clock=clock,
+            on_event=on_event,
+            check=check,
+            called_tool=called_tool,
+        )
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:

@@ -45,6 +45,8 @@ class _Turn:
     piece: OutputPiece | None = None
     """What the current step added."""
     error: str | None = None
+    said: list[str] | None = None
+    """The text so far, where the tool that it calls is to be recognised."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,8 +79,10 @@ class EngineLoop:
         clock: Callable[[], float],
         on_event: Callable[[Event], None] | None,
         check: bool,
+        called_tool: Callable[[str], str | None] | None = None,
     ) -> None:
         self._scheduler = scheduler
+        self._called_tool = called_tool
         self._backend = backend
         self._clock = clock
         self._on_event = on_event
@@ -211,7 +215,9 @@ class EngineLoop:
         turn_id = command.request.turn_id
         refusal = self._try_open(command)
         if refusal is None:
-            self._turns[turn_id] = _Turn(command.stream, command.output)
+            hinted = self._called_tool is None or command.request.next_tool is not None
+            said: list[str] | None = None if hinted else []
+            self._turns[turn_id] = _Turn(command.stream, command.output, said=said)
         if not command.stream.bridge.post(command.stream.answer, refusal) and refusal is None:
             self._scheduler.cancel(turn_id, self._clock())
 
@@ -275,8 +281,22 @@ class EngineLoop:
                 samples[turn_id] = Sample((), "failed")
             else:
                 finish: Literal["stop"] | None = "stop" if turn.piece.stopped else None
-                samples[turn_id] = Sample(turn.piece.tokens, finish, sample.tool)
+                tool = sample.tool or self._recognise(turn, turn.piece)
+                samples[turn_id] = Sample(turn.piece.tokens, finish, tool)
         return StepResult(samples)
+
+    def _recognise(self, turn: _Turn, piece: OutputPiece) -> str | None:
+        """Return the tool that a whole answer calls; None until it is whole."""
+        if turn.said is None or self._called_tool is None:
+            return None
+        turn.said.append(piece.text)
+        if not piece.stopped:
+            return None
+        try:
+            return self._called_tool("".join(turn.said))
+        except Exception:
+            _logger.exception("The tool that an answer calls could not be recognised")
+            return None
 
     def _push(self, turn: _Turn, turn_id: str, sample: Sample) -> OutputPiece | None:
         """Read one turn's sample; None if that turn's text cannot be made of it."""
