@@ -2,7 +2,9 @@
 
     seconds = step + a * prefilled + b * pairs + c * sequences + d * context
 
-Every measurement counts by its relative error, so that short steps are fitted as well as long ones.
+A curve's points count by their relative error, so that short steps are fitted as well as long
+ones. Steps of a real run, whose noise is not their own, count by their absolute error: then the
+fitted steps take as long together as the measured ones.
 """
 
 from __future__ import annotations
@@ -58,19 +60,24 @@ def fit(
     steps: Sequence[Observation],
     reloads: Sequence[tuple[int, float]] = (),
     *,
+    relative: bool = True,
     source: str = "",
     kv_token_bytes: int = 131_072,
     **limits: Any,
 ) -> Fit:
     """Fit a cost model to measured steps, and to ``(tokens, seconds)`` of reloads from the host.
 
-    ``limits`` are further fields of the model, such as ``max_seqs``.
+    ``relative`` is for points of a curve; False for the steps of a run. ``limits`` are further
+    fields of the model, such as ``max_seqs``.
 
     Raises:
         ConfigError: too few points, or a time that is not above 0.
     """
     _check(steps, reloads)
-    weights = _solve([(row.terms, row.seconds) for row in steps])
+    weights = _solve([(row.terms, row.seconds) for row in steps], relative=relative)
+    if not relative:
+        told = sum(_predict(weights, row) for row in steps)
+        weights = [value * sum(row.seconds for row in steps) / told for value in weights]
     r2, points = _quality(steps, weights)
     fields: dict[str, Any] = dict(limits)
     if reloads:
@@ -114,10 +121,14 @@ def _quality(
         ("decode", [row for row in steps if not row.prefilled]),
     ):
         if rows:
-            told = [sum(w * x for w, x in zip(weights, row.terms, strict=True)) for row in rows]
+            told = [_predict(weights, row) for row in rows]
             r2[name] = determination([row.seconds for row in rows], told)
             points[name] = len(rows)
     return r2, points
+
+
+def _predict(weights: Sequence[float], row: Observation) -> float:
+    return sum(weight * term for weight, term in zip(weights, row.terms, strict=True))
 
 
 def determination(measured: Sequence[float], told: Sequence[float]) -> float:
@@ -130,20 +141,21 @@ def determination(measured: Sequence[float], told: Sequence[float]) -> float:
     return 1 - error / spread
 
 
-def _solve(rows: Sequence[tuple[Sequence[float], float]]) -> list[float]:
-    """Return the non-negative weights with the least squared relative error.
+def _solve(rows: Sequence[tuple[Sequence[float], float]], *, relative: bool = True) -> list[float]:
+    """Return the non-negative weights with the least squared error, relative or absolute.
 
     Terms whose weight would be negative are left out, the most negative first: a step does not get
     shorter by work.
     """
     count = len(rows[0][0])
     scales = [max(abs(terms[i]) for terms, _ in rows) or 1.0 for i in range(count)]
-    scaled = [
-        ([terms[i] / scales[i] / seconds for i in range(count)], 1.0) for terms, seconds in rows
-    ]
+    scaled = []
+    for terms, seconds in rows:
+        unit = seconds if relative else 1.0
+        scaled.append(([terms[i] / scales[i] / unit for i in range(count)], seconds / unit))
     kept = [i for i in range(count) if any(terms[i] for terms, _ in rows)]
     while kept:
-        found = _least_squares([([terms[i] for i in kept], one) for terms, one in scaled])
+        found = _least_squares([([terms[i] for i in kept], wanted) for terms, wanted in scaled])
         worst = min(range(len(kept)), key=lambda at: found[at])
         if found[worst] >= 0:
             weights = dict(zip(kept, found, strict=True))

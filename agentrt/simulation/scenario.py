@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from agentrt.bench.isolated import isolated_seconds
 from agentrt.bench.metrics import measure
 from agentrt.bench.recorder import Progress, Recorder
 from agentrt.bench.records import RunRecord
-from agentrt.bench.isolated import isolated_seconds
 from agentrt.bench.workload import Program
 from agentrt.cluster import Router, make_placement
 from agentrt.engine.kv import PageCache
