@@ -119,8 +119,10 @@ class Planner:
                 verdict = self._verdict(turn, now)
                 if verdict == "skip":
                     continue
-                if verdict == "wait" or not self._enter(turn, now):
+                if verdict == "wait" or not self._enter(turn, slices, now):
                     break
+                if book.policy.preempts is not None:
+                    budget = book.config.token_budget - sum(piece.count for piece in slices)
                 budget = self._run(turn, slices, budget)
         if first is not None and not book.running and self._start(first, now):
             # Something always runs, whatever a policy would hold back.
@@ -142,14 +144,15 @@ class Planner:
             return "start"
         return self._book.policy.admission.verdict(turn, self._pool, now)
 
-    def _enter(self, turn: TurnState, now: float) -> bool:
-        """Start a turn, if need be in the place of less urgent ones."""
+    def _enter(self, turn: TurnState, slices: list[SeqSlice], now: float) -> bool:
+        """Start a turn, if need be in the place of less urgent ones, whose slices go."""
         while not (self._has_seat() and self._start(turn, now)):
             victim = self._less_urgent(turn, now)
             if victim is None:
                 return False
             victim.displaced = True
             self._preempt(victim, now)
+            slices[:] = [piece for piece in slices if piece.turn_id != victim.turn_id]
         return True
 
     def _has_seat(self) -> bool:

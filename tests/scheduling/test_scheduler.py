@@ -396,6 +396,22 @@ class TestPressure:
         waiting = bench.scheduler._book.turns["b/0"]
         assert (waiting.computed, waiting.decoding) == (0, False)
 
+    def test_a_turn_that_gives_its_place_does_not_run_in_that_step(self):
+        bench = Bench("plas", pool=6)
+        bench.submit("a/0", 8, 12)
+        bench.step()
+        service = bench.scheduler._book.policy.listeners[0]
+        service._calls[bench.scheduler._book.turns["a/0"]].level = 1
+        bench.submit("b/0", [5] * 12, 2)
+        plan = bench.step()
+        assert [piece.turn_id for piece in plan.slices] == ["b/0"]
+        assert [event.turn_id for event in bench.of(TurnPreempted)] == ["a/0"]
+        bench.drain()
+        outputs = {
+            event.stats.turn_id: event.stats.output_tokens for event in bench.of(TurnFinished)
+        }
+        assert outputs == {"a/0": 12, "b/0": 2}
+
     def test_running_alone_waits_for_pages_that_are_being_copied_to_the_host(self):
         bench = Bench("fcfs", pool=5, host=8)
         bench.submit("a/0", 9, 2)
