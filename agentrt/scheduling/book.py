@@ -50,7 +50,9 @@ class Book:
         self.config = config
         self.programs: dict[str, ProgramState] = {}
         self.turns: dict[str, TurnState] = {}
-        self.waiting = WaitingQueue(policy.order, config.max_wait, reorders=policy.reorders)
+        self.waiting = WaitingQueue(
+            policy.order, config.max_wait, reorders=policy.reorders, groups=policy.groups
+        )
         self.running: list[TurnState] = []
         self.events: list[Event] = []
         self.counters = Counters()

@@ -15,6 +15,7 @@ class Listeners:
     __slots__ = (
         "ended",
         "opened",
+        "preempted",
         "program_ended",
         "progressed",
         "started",
@@ -34,6 +35,7 @@ class Listeners:
         self.tick = overriding("tick")
         self.submitted = overriding("submitted")
         self.started = overriding("started")
+        self.preempted = overriding("preempted")
         self.progressed = overriding("progressed")
         self.ended = overriding("ended")
         self.program_ended = overriding("program_ended")

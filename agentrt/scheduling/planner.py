@@ -95,6 +95,8 @@ class Planner:
         """Send a running turn back to the queue; what it computed stays cached while it can."""
         book = self._book
         turn.spend(now)
+        for listener in book.tell.preempted:
+            listener.preempted(turn, now)
         book.publish(turn, turn.computed, now)
         book.drop_lease(turn, now)
         turn.computed = 0

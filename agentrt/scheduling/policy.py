@@ -7,7 +7,7 @@ through the entry-point group ``agentrt.policies``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -19,6 +19,7 @@ __all__ = [
     "Admission",
     "AdmitAll",
     "ContextView",
+    "Groups",
     "KeepNothing",
     "KeepOnHost",
     "Listener",
@@ -47,6 +48,17 @@ class Order(Protocol):
     """Ranks waiting turns: the smallest key goes first, and no other goes before it."""
 
     def __call__(self, turn: TurnView) -> tuple[Any, ...]: ...
+
+
+class Groups(Protocol):
+    """Puts waiting turns into groups, such as tenants: the order ranks turns of one group only.
+
+    The first turn of the group with the smallest key is next. Keys are asked for anew before every
+    start; a turn's group never changes while it waits. Finding the group costs their number.
+    """
+
+    def group(self, turn: TurnView) -> Hashable: ...
+    def key(self, group: Hashable) -> Any: ...
 
 
 class Retention(Protocol):
@@ -138,6 +150,9 @@ class Listener:
     def started(self, turn: TurnView, now: float) -> None:
         """A turn left the queue, for the first time or after a preemption."""
 
+    def preempted(self, turn: TurnView, now: float) -> None:
+        """A running turn goes back to the queue; its output stays."""
+
     def progressed(
         self, turn: TurnView, prefilled: int, decoded: int, seconds: float, now: float
     ) -> None:
@@ -173,6 +188,7 @@ class Policy:
         preempts: for a head that does not fit; a turn is preempted so at most once. None: never.
         reorders: ranks of waiting turns change other than by pins and preemptions, so that they
             must be asked for anew at each step.
+        groups: whose turns take turns, above the order; None: all are of one group.
         tiering: what moves between the pool and a host tier, where there is one.
         listeners: told what happens, in this order.
     """
@@ -185,6 +201,7 @@ class Policy:
     prefill_order: Order | None = None
     preempts: Preempts | None = None
     reorders: bool = False
+    groups: Groups | None = None
     tiering: Tiering = field(default_factory=lambda: KeepOnHost())
     listeners: tuple[Listener, ...] = ()
 

@@ -7,18 +7,23 @@ after ``=`` (or ``None``) and a :class:`Surroundings`, and returns a :class:`Pol
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
 from typing import TypeAlias
 
 from agentrt.errors import ConfigError
 from agentrt.scheduling.continuum import continuum
+from agentrt.scheduling.fairness import by_tenants
 from agentrt.scheduling.fixed_ttl import fixed_ttl
 from agentrt.scheduling.policies.baselines import fcfs, program_fcfs, return_first
 from agentrt.scheduling.policies.infercept import infercept
 from agentrt.scheduling.policies.length_aware import length_aware
 from agentrt.scheduling.policies.past_future import past_future
 from agentrt.scheduling.policies.plas import plas
+from agentrt.scheduling.policies.saga import saga
 from agentrt.scheduling.policies.thunder import thunder
+from agentrt.scheduling.policies.uwfq import uwfq
+from agentrt.scheduling.policies.vtc import vtc
 from agentrt.scheduling.policy import Policy
 from agentrt.scheduling.surroundings import Surroundings
 
@@ -43,8 +48,15 @@ def _plain(make: Callable[[Surroundings], Policy]) -> PolicyFactory:
     return factory
 
 
+def _fair(argument: str | None, around: Surroundings) -> Policy:
+    """Return another policy with fair shares of tenants above its order."""
+    inner = make_policy(argument or "fixed-ttl=30", around)
+    return replace(by_tenants(inner, around.tenants), name=f"fair={inner.name}")
+
+
 BUILTIN: dict[str, PolicyFactory] = {
     "continuum": _plain(continuum),
+    "fair": _fair,
     "fcfs": _plain(fcfs),
     "fixed-ttl": fixed_ttl,
     "infercept": _plain(infercept),
@@ -53,7 +65,10 @@ BUILTIN: dict[str, PolicyFactory] = {
     "plas": _plain(plas),
     "program-fcfs": _plain(program_fcfs),
     "return-first": _plain(return_first),
+    "saga": _plain(saga),
     "thunder": _plain(thunder),
+    "uwfq": _plain(uwfq),
+    "vtc": _plain(vtc),
 }
 """One row a policy, by name. A factory without an argument takes the surroundings alone."""
 
