@@ -52,13 +52,17 @@ class VirtualTokens:
     ) -> None:
         self._ends = [end for end, _ in segments]
         self._tags = [owner for _, owner in segments]
-        self._length = length
-        if not self._ends or self._ends[-1] < length:
-            self._ends.append(length)
-            self._tags.append(tag)
         self._tag = tag
         self._keys: list[Hashable] = []
         self._page_size = 0
+        self._grow(length)
+
+    def _grow(self, length: int) -> None:
+        """Add new tokens up to ``length`` under this prompt's tag."""
+        self._length = length
+        if not self._ends or self._ends[-1] < length:
+            self._ends.append(length)
+            self._tags.append(self._tag)
 
     @classmethod
     def first(cls, length: int, tag: Hashable) -> VirtualTokens:
@@ -69,12 +73,13 @@ class VirtualTokens:
         """Return the next prompt: ``reused`` tokens of this history, new ones up to ``length``."""
         kept = min(reused, self._length, length)
         self._close()
-        segments: list[tuple[int, Hashable]] = []
-        for end, owner in zip(self._ends, self._tags, strict=True):
-            segments.append((min(end, kept), owner))
-            if end >= kept:
-                break
-        prompt = VirtualTokens([pair for pair in segments if pair[0] > 0], length, tag)
+        prompt = VirtualTokens((), length, tag)
+        if kept:
+            # Slices, not a loop: a long program's history has a segment for each of its turns.
+            segments = bisect_left(self._ends, kept) + 1
+            prompt._ends, prompt._tags = self._ends[:segments], self._tags[:segments]
+            prompt._ends[-1] = kept
+            prompt._grow(length)
         if self._page_size:
             # The same key objects: comparing histories page by page is then comparing identities.
             prompt._page_size = self._page_size
@@ -102,7 +107,8 @@ class VirtualTokens:
         """Return ``(tag of the page's last token, page number)`` for each of the first pages."""
         if page_size != self._page_size:
             self._keys, self._page_size = [], page_size
-        self._close()
+        if len(self._keys) < count:
+            self._close()
         for page in range(len(self._keys), count):
             segment = bisect_left(self._ends, (page + 1) * page_size)
             self._keys.append((self._tags[segment], page))
