@@ -43,6 +43,12 @@ def _agentrt(argument: str) -> Placement:
     return _plain("agentrt", argument, placement)
 
 
+def _saga(argument: str) -> Placement:
+    """SAGA as published: affinity below a load of 0.8, steals without regard to their price."""
+    placement = Placement("saga", BoundedAffinity(0.8), StealRule(patient=False), migrates=True)
+    return _plain("saga", argument, placement)
+
+
 FACTORIES: dict[str, Callable[[str], Placement]] = {
     "agentrt": _agentrt,
     "affinity": _affinity,
@@ -51,6 +57,7 @@ FACTORIES: dict[str, Callable[[str], Placement]] = {
     "least-loaded": lambda text: _plain(
         "least-loaded", text, Placement("least-loaded", least_loaded)
     ),
+    "saga": _saga,
     "round-robin": lambda text: _plain("round-robin", text, Placement("round-robin", RoundRobin())),
 }
 

@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from agentrt.cluster import Router, TurnAsk, make_placement, placement_names
+from agentrt.cluster.affinity import BoundedAffinity
 from agentrt.cluster.hashing import rendezvous
 from agentrt.errors import ConfigError
 
@@ -55,6 +56,13 @@ def test_affinity_goes_home_below_its_bound_and_leaves_above_it():
     moved = made.submit(ask("a", 2, prompt=160), 4.0)
     assert moved.worker != home
     assert (moved.source, moved.tokens) == (home, 150)
+
+
+def test_saga_is_affinity_as_published_with_steals_at_any_price():
+    made = make_placement("saga")
+    assert made.steal is not None
+    assert (made.rule, made.migrates, made.steal.patient) == (BoundedAffinity(0.8), True, False)
+    assert (made.steal.idle_seconds, made.steal.ratio) == (0.1, 2.0)
 
 
 def test_two_hash_takes_one_of_its_two_candidates_and_keeps_to_the_hit():
