@@ -21,7 +21,7 @@ from agentrt.errors import ConfigError
 __all__ = ["Capacity", "CapacityGoal", "CapacitySearch", "search_rate"]
 
 LOWEST, HIGHEST = 0.002, 0.06
-"""Programs a second between which a search starts; it leaves them if it must."""
+"""Programs a second: halved seven times they give the reference table's grid."""
 
 MOST_DOUBLINGS = 10
 
@@ -30,12 +30,15 @@ MOST_DOUBLINGS = 10
 class CapacityGoal:
     """What counts as served: a mean P90 slowdown of at most ``slowdown`` over the seeds.
 
-    ``resolution`` is how close, in programs a second, the rate is found.
+    ``resolution`` is how close, in programs a second, the rate is found. A search starts between
+    ``lowest`` and ``highest``, and leaves them if it must.
     """
 
     slowdown: float = 2.0
     seeds: tuple[int, ...] = (0, 1, 2, 3)
     resolution: float = 0.0005
+    lowest: float = LOWEST
+    highest: float = HIGHEST
 
     def __post_init__(self) -> None:
         for flag, value, least in (
@@ -152,7 +155,10 @@ class CapacitySearch:
     def run(self, policies: Sequence[str], jobs: Jobs) -> dict[str, Capacity]:
         """Return what was found, policy by policy; those that were stopped are missing."""
         found: dict[str, Capacity] = {}
-        searches = {policy: search_rate(self._goal.resolution) for policy in policies}
+        goal = self._goal
+        searches = {
+            policy: search_rate(goal.resolution, goal.lowest, goal.highest) for policy in policies
+        }
         rates = {policy: next(search) for policy, search in searches.items()}
         while rates and not self._stop():
             for policy in list(rates):
