@@ -15,14 +15,13 @@ questions are asked *given* the time already waited: a TTL by tool name alone is
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from agentrt.scheduling.continuum import GapHistory
+from agentrt.scheduling.gap_distribution import GapDistribution, Lomax
 
 __all__ = ["GapConfig", "GapDistribution", "GapKey", "GapModel", "GapPhase", "Lomax"]
 
@@ -43,30 +42,6 @@ class GapKey(NamedTuple):
         """Return the key of a tool as hints name it: ``read``, or ``bash:test`` with its kind."""
         name, _, kind = (tool or "").partition(":")
         return cls(name or None, kind or None, agent, program)
-
-
-@dataclass(frozen=True, slots=True)
-class Lomax:
-    """A Pareto tail from 0: ``S(t) = (1 + t / scale) ** -shape``, with ``shape > 1``."""
-
-    scale: float = 2.4
-    shape: float = 2.0
-
-    def survival(self, t: float) -> float:
-        """Return P(X > t)."""
-        return float((1.0 + t / self.scale) ** -self.shape)
-
-    def excess(self, t: float) -> float:
-        """Return E[max(0, X - t)]."""
-        return self.survival(t) * (self.scale + t) / (self.shape - 1.0)
-
-    def pays_until(self, benefit: float) -> float:
-        """Return until when waiting pays: the hazard ``shape / (scale + t)`` is ``1 / benefit``."""
-        return self.shape * benefit - self.scale
-
-    def inverse(self, survival: float) -> float:
-        """Return the t at which P(X > t) is ``survival``, which lies in (0, 1]."""
-        return self.scale * float(survival ** (-1.0 / self.shape) - 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,109 +67,19 @@ class GapConfig:
     exit_prior: Lomax = Lomax(scale=0.12)
 
 
-class GapDistribution:
-    """A mixture of observed samples and a tail. Immutable; times and answers are in seconds.
-
-    ``waited`` is how long ago the gap began; every answer is given that it has not ended yet.
-
-    Args:
-        parts: sorted samples and the weight of each set; empty sets must not be given.
-        tail: the prior.
-        tail_weight: its weight, above 0; all weights add up to 1.
-    """
-
-    def __init__(
-        self, parts: Sequence[tuple[Sequence[float], float]], tail: Lomax, tail_weight: float
-    ) -> None:
-        points = sorted((gap, weight / len(gaps)) for gaps, weight in parts for gap in gaps)
-        self._tail = tail
-        self._tail_weight = tail_weight
-        self._gaps = [gap for gap, _ in points]
-        # mass and first moment of the samples from index i on; one entry past the end
-        self._mass = _suffix_sums([mass for _, mass in points])
-        self._moment = _suffix_sums([gap * mass for gap, mass in points])
-
-    def survival(self, t: float) -> float:
-        """Return P(gap > t), above 0 for every finite t."""
-        after = self._mass[bisect_right(self._gaps, t)]
-        return after + self._tail_weight * self._tail.survival(t)
-
-    def within(self, tau: float, waited: float = 0.0) -> float:
-        """Return the probability of a return in the next ``tau`` seconds."""
-        return 1.0 - self.survival(waited + tau) / self.survival(waited)
-
-    def remaining(self, waited: float = 0.0) -> float:
-        """Return the expected time until the return."""
-        return self._excess(waited) / self.survival(waited)
-
-    def hold(self, tau: float, waited: float = 0.0) -> float:
-        """Return the expected time that a pin of at most ``tau`` is held: ``E[min(left, tau)]``."""
-        held = self._excess(waited) - self._excess(waited + tau)
-        return max(0.0, held) / self.survival(waited)
-
-    def quantile(self, p: float, waited: float = 0.0) -> float:
-        """Return the least time after which a return has the probability ``p``, in [0, 1)."""
-        target = (1.0 - p) * self.survival(waited)
-        low, high = bisect_right(self._gaps, waited), len(self._gaps)
-        while low < high:  # the first sample at which little enough is left
-            middle = (low + high) // 2
-            if self.survival(self._gaps[middle]) <= target:
-                high = middle
-            else:
-                low = middle + 1
-        at = self._tail_reaches(target, self._mass[low])
-        if low < len(self._gaps):
-            at = min(at, self._gaps[low])
-        return max(0.0, at - waited)
-
-    def best_ttl(self, benefit: float, waited: float = 0.0) -> float:
-        """Return the tau that maximises ``within(tau) * benefit - hold(tau)``; the least at a tie.
-
-        Eq. 2 of Continuum (arXiv 2511.02230) given the time waited, and with what a pin really
-        costs: it is released at the return, so it is held for ``min(left, tau)``, not for ``tau``.
-        The candidates are 0, every sample, and past the last one the point up to which the tail
-        pays; between two samples what the tail adds is left out.
-        """
-        base, excess = self.survival(waited), self._excess(waited)
-        best, best_score = 0.0, 0.0
-        for at in self._candidates(benefit, waited):
-            paid = (base - self.survival(at)) * benefit - (excess - self._excess(at))
-            if paid > best_score:
-                best, best_score = at - waited, paid
-        return best
-
-    def _candidates(self, benefit: float, waited: float) -> Iterator[float]:
-        yield from self._gaps[bisect_right(self._gaps, waited) :]
-        pays_until = self._tail.pays_until(benefit)
-        if pays_until > max(waited, self._gaps[-1] if self._gaps else 0.0):
-            yield pays_until
-
-    def _excess(self, t: float) -> float:
-        index = bisect_right(self._gaps, t)
-        samples = self._moment[index] - t * self._mass[index]
-        return max(0.0, samples) + self._tail_weight * self._tail.excess(t)
-
-    def _tail_reaches(self, target: float, mass: float) -> float:
-        """Return when the tail alone brings survival to ``target`` while samples hold ``mass``."""
-        share = (target - mass) / self._tail_weight
-        return self._tail.inverse(min(1.0, share)) if share > 0 else float("inf")
-
-
-def _suffix_sums(values: Sequence[float]) -> list[float]:
-    sums = list(accumulate(reversed(values), initial=0.0))
-    sums.reverse()
-    return sums
-
-
 Level: TypeAlias = tuple[Any, ...]
 STALE = 32
+RESOLUTION = 96
+FEWEST = 8
 
 
 class GapModel:
     """Learns gaps and answers with the distribution of a key. Memory is bounded by its config.
 
-    Adding a gap costs one binary search and one bounded insertion a level. A distribution is made
-    anew once its levels have grown by a thirty-second, or by ``STALE`` samples in all.
+    Adding a gap costs one binary search and one bounded insertion a level. What all programs say is
+    made anew once its levels have grown by a thirty-second, or by ``STALE`` samples in all; a level
+    is represented by as many of its quantiles as its weight deserves, ``RESOLUTION`` in all. A
+    program's own samples are mixed in as they are.
     """
 
     def __init__(self, config: GapConfig | None = None) -> None:
@@ -221,16 +106,13 @@ class GapModel:
 
     def distribution(self, key: GapKey, phase: GapPhase = "turn") -> GapDistribution:
         """Return what is known for ``key``; the prior alone when nothing is."""
-        levels = list(_levels(key, phase))
-        stamp = sum(self._added.get(level, 0) for level in levels)
-        made = self._made.get(levels[0])
-        if made is not None and made[0] <= stamp <= made[0] + min(made[0] // 32, STALE):
-            return made[1]
-        fresh = self._blend(levels, phase)
-        self._made[levels[0]] = (stamp, fresh)
-        if len(self._made) > self._config.max_keys:
-            self._made.popitem(last=False)
-        return fresh
+        common = self._common(list(_levels(key._replace(program=None), phase)), phase)
+        if key.program is None:
+            return common
+        own = self._levels.get(next(_levels(key, phase)))
+        if not own:
+            return common
+        return common.blended(own.sorted, len(own) / (len(own) + self._config.strength))
 
     def samples(self, key: GapKey, phase: GapPhase = "turn") -> int:
         """Return how many gaps the tool (and kind, if the key has one) has been seen with."""
@@ -242,6 +124,18 @@ class GapModel:
         for level in [level for level in self._levels if level[1:3] == ("program", program)]:
             self._drop(level)
 
+    def _common(self, levels: Sequence[Level], phase: GapPhase) -> GapDistribution:
+        """Return what all programs together say, made anew where enough has been added."""
+        stamp = sum(self._added.get(level, 0) for level in levels)
+        made = self._made.get(levels[0])
+        if made is not None and made[0] <= stamp <= made[0] + min(made[0] // 32, STALE):
+            return made[1]
+        fresh = self._blend(levels, phase)
+        self._made[levels[0]] = (stamp, fresh)
+        if len(self._made) > self._config.max_keys:
+            self._made.popitem(last=False)
+        return fresh
+
     def _blend(self, levels: Sequence[Level], phase: GapPhase) -> GapDistribution:
         parts: list[tuple[Sequence[float], float]] = []
         left = 1.0
@@ -249,7 +143,7 @@ class GapModel:
             history = self._levels.get(level)
             if history:
                 weight = left * len(history) / (len(history) + self._config.strength)
-                parts.append((history.sorted, weight))
+                parts.append((_thinned(history.sorted, weight), weight))
                 left -= weight
         prior = self._config.prior if phase == "turn" else self._config.exit_prior
         return GapDistribution(parts, prior, left)
@@ -262,6 +156,15 @@ class GapModel:
         del self._levels[level]
         self._added.pop(level, None)
         self._made.pop(level, None)
+
+
+def _thinned(gaps: Sequence[float], weight: float) -> Sequence[float]:
+    """Return evenly spaced quantiles of sorted samples, as many as ``weight`` deserves."""
+    count = max(FEWEST, round(RESOLUTION * weight))
+    if len(gaps) <= count:
+        return gaps
+    step = len(gaps) / count
+    return [gaps[int((index + 0.5) * step)] for index in range(count)]
 
 
 def _levels(key: GapKey, phase: GapPhase) -> Iterator[Level]:

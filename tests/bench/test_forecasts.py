@@ -45,7 +45,7 @@ def test_steps_that_alternate_are_known() -> None:
 
 @pytest.mark.requires_data
 def test_recorded_programs(shared_data: Path) -> None:
-    workload = read_workload(shared_data / "agentcgroup" / "glm.jsonl").select("main", limit=70)
+    workload = read_workload(shared_data / "agentcgroup" / "glm.jsonl").select("main", limit=55)
     gaps = evaluate_gaps(workload, seeds=1)
     fine, coarse = gaps["tool:kind, program"]["at once"], gaps["all"]["at once"]
     assert fine["p90"] == pytest.approx(0.9, abs=0.03)

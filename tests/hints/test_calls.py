@@ -42,7 +42,7 @@ def test_calls(text: str, tool: str | None) -> None:
     assert called_tool(text, tool_name) == tool
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 @given(
     st.lists(
         st.sampled_from(["```bash\n", "\n```\n", "<tool_call>", "</tool_call>", "{", "}", '"name"'])

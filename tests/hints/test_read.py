@@ -274,7 +274,7 @@ LABELS = [row.label for row in FIELDS] + [
 PLACED = st.tuples(st.sampled_from(LABELS), JSON | st.sampled_from(["X", "20", 20, True]))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=120)
 @given(st.lists(PLACED, max_size=8))
 def test_anything_at_all(parts: list[tuple[str, Any]]) -> None:
     body: dict[str, Any] = {}
@@ -299,7 +299,7 @@ def test_anything_at_all(parts: list[tuple[str, Any]]) -> None:
     assert all(note.label.isascii() and note.label.isprintable() for note in who.notes)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=60)
 @given(st.dictionaries(st.text(max_size=8), JSON, max_size=5), st.text(max_size=40))
 def test_arbitrary_json(body: dict[str, Any], header: str) -> None:
     headers = {row.label.removeprefix("header:"): header for row in FIELDS}
