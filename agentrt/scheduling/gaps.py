@@ -44,6 +44,10 @@ class GapKey(NamedTuple):
         return cls(name or None, kind or None, agent, program)
 
 
+PRIOR = Lomax()
+EXIT_PRIOR = Lomax(scale=0.12)
+
+
 @dataclass(frozen=True, slots=True)
 class GapConfig:
     """Bounds and weights of the gap model.
@@ -63,8 +67,8 @@ class GapConfig:
     total_window: int = 256
     max_keys: int = 2048
     strength: float = 6.0
-    prior: Lomax = Lomax()
-    exit_prior: Lomax = Lomax(scale=0.12)
+    prior: Lomax = PRIOR
+    exit_prior: Lomax = EXIT_PRIOR
 
 
 Level: TypeAlias = tuple[Any, ...]
