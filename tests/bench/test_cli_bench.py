@@ -160,7 +160,7 @@ def test_import_writes_a_workload(monkeypatch, capsys, tmp_path):
     assert call(monkeypatch, "bench", "import", "burst", str(source), "-o", str(target)) == 2
 
 
-@pytest.mark.parametrize("command", ["run", "compare", "capacity", "import"])
+@pytest.mark.parametrize("command", ["run", "compare", "capacity", "ablate", "import"])
 def test_help_has_an_example(monkeypatch, capsys, command):
     assert call(monkeypatch, "bench", command, "--help") == 0
     assert "Example: agentrt bench" in capsys.readouterr().out
