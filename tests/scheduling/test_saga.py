@@ -12,7 +12,7 @@ from agentrt.scheduling.hints import TurnHints
 from agentrt.scheduling.policies.saga_eviction import WorkflowRetention, eviction_score
 from agentrt.scheduling.policies.saga_share import FairShares, fair_share
 from agentrt.scheduling.policies.saga_ttl import ToolTimes, pressure, tool_ttl, tool_type
-from tests.scheduling.views import FakeContext, FakePool, FakeRun, FakeTurn, turn_of
+from tests.scheduling.views import FakePool, FakeRun, FakeTurn, turn_of
 
 
 class TestTTL:
@@ -131,7 +131,7 @@ class TestFairShare:
             shares.submitted(turn, 0.0)
         shares.tick(0.0)
         assert shares.share("late") == pytest.approx(1000 * shares.share("early"))
-        assert shares.order(late) < shares.order(early)
+        assert shares.key(shares.group(late)) < shares.key(shares.group(early))
 
     def test_it_takes_the_place_of_a_much_lower_one_after_half_a_second(self):
         shares = self.shares()
@@ -155,14 +155,10 @@ class TestFairShare:
         shares.submitted(second, 100.0)
         assert shares._tasks[second.program].deadline == pytest.approx(100.0 + 1.5 * 40.0)
 
-    def test_within_a_tenant_programs_by_arrival(self):
-        shares = self.shares()
-        old = FakeTurn(FakeContext(turn_of("a").program), submitted=9.0)
-        new = turn_of("b", arrival=5.0, submitted=5.0)
-        assert shares.order(old) < shares.order(new)
-
 
 def test_the_policy_is_put_together():
     policy = make_policy("saga")
     assert policy.retention.rescore
     assert policy.pin_break == "head"
+    old, new = turn_of("a", submitted=9.0), turn_of("b", arrival=5.0, submitted=5.0)
+    assert policy.order(old) < policy.order(new)

@@ -25,7 +25,7 @@ from __future__ import annotations
 from agentrt.scheduling.graph import ExecutionGraphs
 from agentrt.scheduling.policies.saga_eviction import WorkflowRetention
 from agentrt.scheduling.policies.saga_share import FairShares
-from agentrt.scheduling.policy import Policy
+from agentrt.scheduling.policy import Policy, by_program
 from agentrt.scheduling.surroundings import Surroundings
 
 __all__ = ["saga"]
@@ -38,10 +38,10 @@ def saga(around: Surroundings) -> Policy:
     shares = FairShares(graphs, around.prefill_seconds)
     return Policy(
         "saga",
-        shares.order,
+        by_program,
         retention,
         pin_break="head",
         preempts=shares.preempts,
-        reorders=True,
+        groups=shares,
         listeners=(retention.clock, shares),
     )

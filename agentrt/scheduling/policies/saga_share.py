@@ -18,6 +18,7 @@ taken as said; past it, or less than a second before it, a second is left.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +59,7 @@ class FairShares(Listener):
         self._decode = Mean()
         self._completion: dict[str, Mean] = {}
         self._tasks: dict[ProgramView, _Task] = {}
-        self._shares: dict[str, float] = {}
+        self._shares: dict[Hashable, float] = {}
         self._settled = float("-inf")
 
     def share(self, tenant: str) -> float:
@@ -117,7 +118,7 @@ class FairShares(Listener):
         if task.agent in self._completion or len(self._completion) < MAX_AGENTS:
             self._completion.setdefault(task.agent, Mean()).add(now - program.arrival)
 
-    # --- shares, order, preemption
+    # --- shares, groups, preemption
 
     def tick(self, now: float) -> None:
         """Settle the shares of an epoch."""
@@ -129,15 +130,13 @@ class FairShares(Listener):
             part = fair_share(task.work, task.deadline, now)
             self._shares[program.tenant] = self.share(program.tenant) + part
 
-    def order(self, turn: TurnView) -> tuple[Any, ...]:
-        """Order preempted turns first, then by the tenant's share, then by program."""
-        return (
-            turn.preemptions == 0,
-            -self.share(turn.tenant),
-            turn.program_arrival,
-            turn.submitted,
-            turn.sequence,
-        )
+    def group(self, turn: TurnView) -> Hashable:
+        """Return the turn's tenant."""
+        return turn.tenant
+
+    def key(self, group: Hashable) -> Any:
+        """Rank tenants by their AFS, the largest first."""
+        return -self._shares.get(group, 0.0)
 
     def preempts(self, waiting: TurnView, running: TurnView, now: float) -> bool:
         """Return whether a tenant of low share has kept one of high share for too long."""

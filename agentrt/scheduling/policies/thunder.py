@@ -52,10 +52,9 @@ PROGRAM_TOKENS = 100
 
 @dataclass(slots=True)
 class _Program:
-    """Its live turns; ``paused``: since when; ``marked``: to be paused when its turn ends."""
+    """Its live turns; ``marked``: to be paused when its turn ends."""
 
     live: dict[TurnView, None]
-    paused: float | None = None
     marked: bool = False
 
 
@@ -64,11 +63,12 @@ class ProgramPauses(Listener):
 
     def __init__(self) -> None:
         self._programs: dict[ProgramView, _Program] = {}
+        self._since: dict[ProgramView, float] = {}
         self._checked = float("-inf")
 
     def paused(self) -> list[ProgramView]:
         """Return the paused programs."""
-        return [view for view, known in self._programs.items() if known.paused is not None]
+        return list(self._since)
 
     # --- what happens
 
@@ -76,23 +76,25 @@ class ProgramPauses(Listener):
         """Note a turn; a program that is new waits to be resumed."""
         known = self._programs.get(turn.program)
         if known is None:
-            known = self._programs[turn.program] = _Program({}, paused=now)
+            known = self._programs[turn.program] = _Program({})
+            self._since[turn.program] = now
         known.live[turn] = None
 
     def started(self, turn: TurnView, now: float) -> None:
         """A turn runs, for whatever reason: its program is not paused."""
-        self._programs[turn.program].paused = None
+        self._since.pop(turn.program, None)
 
     def ended(self, turn: TurnView, reason: FinishReason, now: float) -> None:
         """Pause a program that was marked, once its last live turn ends."""
         known = self._programs[turn.program]
         known.live.pop(turn, None)
         if known.marked and not known.live:
-            known.marked, known.paused = False, now
+            known.marked, self._since[turn.program] = False, now
 
     def program_ended(self, program: ProgramView, now: float) -> None:
         """Forget a program."""
         self._programs.pop(program, None)
+        self._since.pop(program, None)
 
     # --- admission
 
@@ -101,18 +103,17 @@ class ProgramPauses(Listener):
         if now - self._checked >= PERIOD:
             self._checked = now
             self._check(pool, now)
-        known = self._programs[turn.program]
-        if known.paused is not None and self._begins(turn.program, pool):
-            known.paused = None
-        return "start" if known.paused is None else "skip"
+        if turn.program in self._since and self._begins(turn.program, pool):
+            del self._since[turn.program]
+        return "skip" if turn.program in self._since else "start"
 
     def next_change(self, now: float) -> float | None:
         """Return when the next check is due, if programs are paused."""
-        return max(self._checked + PERIOD, now) if self.paused() else None
+        return max(self._checked + PERIOD, now) if self._since else None
 
     def _begins(self, program: ProgramView, pool: PoolView) -> bool:
         """Whether a new program may begin between checks: it fits, and no other is paused."""
-        if program.turns_served or any(view is not program for view in self.paused()):
+        if program.turns_served or len(self._since) > 1:
             return False
         return self.used(pool) + self._demand(program) <= pool.capacity
 
@@ -131,7 +132,7 @@ class ProgramPauses(Listener):
 
     def used(self, pool: PoolView) -> float:
         """Return the demand of all programs that are not paused, in tokens."""
-        active = [view for view, known in self._programs.items() if known.paused is None]
+        active = [view for view in self._programs if view not in self._since]
         running = sum(turn.length for turn in pool.running)
         held = pool.capacity - pool.available - pool.pinned
         return sum(map(self._demand, active)) - max(running - held, 0)
@@ -142,12 +143,12 @@ class ProgramPauses(Listener):
             self._pause(-room, now)
         else:
             self._resume(room)
-        for known in self._programs.values():
-            if known.paused is not None and now - known.paused >= FORCED_RESUME:
-                known.paused = None
+        for program in self.paused():
+            if now - self._since[program] >= FORCED_RESUME:
+                del self._since[program]
 
     def _pause(self, excess: float, now: float) -> None:
-        active = [view for view, known in self._programs.items() if known.paused is None]
+        active = [view for view in self._programs if view not in self._since]
         excess -= sum(self._demand(view) for view in active if self._programs[view].marked)
         acting = [view for view in active if not self._programs[view].live]
         reasoning = [
@@ -161,7 +162,7 @@ class ProgramPauses(Listener):
             if known.live:
                 known.marked = True
             else:
-                known.paused = now
+                self._since[program] = now
 
     def _resume(self, room: float) -> None:
         for known in self._programs.values():
@@ -176,7 +177,7 @@ class ProgramPauses(Listener):
         for program in [view for group in groups for view in self._ascending(group)]:
             if (demand := self._demand(program)) <= room:
                 room -= demand
-                self._programs[program].paused = None
+                del self._since[program]
 
     def _ascending(self, programs: Iterable[ProgramView]) -> list[ProgramView]:
         return sorted(programs, key=lambda view: (self.tokens(view), view.arrival))
