@@ -57,6 +57,8 @@ class Router:
         self._shared = SharedPrefixes()
         self._move_seconds = move_seconds
         self._random = random.Random(seed)
+        self.pending = 0
+        """How many turns have not started."""
         self._counts: Counter[str] = Counter()
 
     # -- what placements see -------------------------------------------------------------------
@@ -120,6 +122,7 @@ class Router:
         fresh = ask.prompt_tokens - self.cached(worker.name, ask)
         turn = TurnState(ask, session, worker, now, max(fresh, 0))
         self._turns[ask.turn_id] = session.live[ask.turn_id] = worker.waiting[ask.turn_id] = turn
+        self.pending += 1
         worker.live += 1
         worker.live_tokens += ask.demand
         worker.uncomputed += turn.fresh
@@ -150,6 +153,7 @@ class Router:
         if turn is not None and turn.pending:
             turn.pending = False
             turn.session.version += 1
+            self.pending -= 1
             del turn.worker.waiting[turn_id]
             turn.worker.uncomputed -= turn.fresh
 
@@ -271,11 +275,6 @@ class Router:
 
     # -- reports -------------------------------------------------------------------------------
 
-    @property
-    def pending(self) -> int:
-        """How many turns have not started."""
-        return sum(worker.pending for worker in self._members)
-
     def home(self, program_id: str) -> str | None:
         """Return where a session's KV lies."""
         session = self._sessions.get(program_id)
@@ -302,3 +301,6 @@ class Router:
     def check_integrity(self) -> None:
         """Raise ``InternalError`` if workers, sessions and turns disagree."""
         check(list(self._members), self._sessions, self._turns)
+        waiting = sum(worker.pending for worker in self._members)
+        if waiting != self.pending:
+            raise InternalError(f"{self.pending} turns are counted as waiting; {waiting} wait.")

@@ -24,12 +24,13 @@ def propose(
     times less than its victim. The ratio holds for idle thieves too: a session must not go to and
     fro between two workers that are alike.
     """
-    offers = {worker: turn for worker in workers if (turn := _oldest(worker)) is not None}
-    offers = {
-        worker: turn
-        for worker, turn in offers.items()
-        if not rule.patient or now - turn.since >= move_seconds(turn.session.tokens)
-    }
+    offers: dict[WorkerState, TurnState] = {}
+    for worker in workers:
+        turn = _oldest(worker) if worker.waiting else None
+        if turn is not None and (
+            not rule.patient or now - turn.since >= move_seconds(turn.session.tokens)
+        ):
+            offers[worker] = turn
     steals: list[Steal] = []
     for thief in workers if offers else ():
         if not _hungry(rule, thief, now):

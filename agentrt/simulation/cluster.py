@@ -13,7 +13,7 @@ import heapq
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from agentrt.bench.recorder import Progress, RunProgress
@@ -27,44 +27,22 @@ from agentrt.scheduling.plan import (
     PinEnded,
     TurnAdmitted,
     TurnFinished,
-    TurnRequest,
     TurnStats,
 )
 from agentrt.simulation.clock import VirtualClock
+from agentrt.simulation.flights import Away, Flight, Journey
 from agentrt.simulation.groups import Group, total
 from agentrt.simulation.network import Network
 from agentrt.simulation.programs import IdealCache, ProgramRun
 from agentrt.simulation.tally import Ledger
-from agentrt.simulation.toolhosts import ToolCall, ToolHosts
+from agentrt.simulation.toolhosts import ToolHosts
 from agentrt.simulation.worker import SimulatedWorker
 
 __all__ = ["ClusterSimulation"]
 
-STEP, ARRIVAL, DELIVERY, COPY, SCALE, EPOCH = range(6)
+STEP, CALL, ARRIVAL, DELIVERY, COPY, SCALE, EPOCH = range(7)
 EPOCH_SECONDS = 0.1
 PROGRESS_EVENTS = 20_000
-
-
-@dataclass(slots=True, eq=False)
-class _Flight:
-    """A turn from its arrival to its end, on one worker after another."""
-
-    run: ProgramRun
-    request: TurnRequest
-    group: Group
-    submitted: float
-    worker: SimulatedWorker | None = None
-    travelling: bool = False
-    prefilled: TurnStats | None = None
-
-
-@dataclass(slots=True, eq=False)
-class _Journey:
-    """A program under way and the workers that have seen it."""
-
-    run: ProgramRun
-    seen: dict[SimulatedWorker, None] = field(default_factory=dict)
-    tool: bool = False
 
 
 class ClusterSimulation:
@@ -104,22 +82,29 @@ class ClusterSimulation:
         self._groups = [serving] if decoding is None else [serving, decoding]
         self._ledger = ledger
         self._network = network
-        self._tools = tools
-        self._tool_memory = tool_memory
+        self._away = Away(
+            tools,
+            tool_memory,
+            ledger,
+            lambda time, run: self._push(time, ARRIVAL, run),
+            lambda time, call: self._push(time, CALL, call),
+        )
+        self._failed: set[str] = set()
         self._stop = stop
         self._progress = progress
         self._order = itertools.count()
         self._heap: list[tuple[float, int, int, Any]] = []
         self._ready: dict[SimulatedWorker, Group] = {}
-        self._flights: dict[str, _Flight] = {}
-        self._journeys: dict[str, _Journey] = {}
+        self._flights: dict[str, Flight] = {}
+        self._journeys: dict[str, Journey] = {}
         self._withdrawn: set[str] = set()
         self._ideal = IdealCache()
         self._epoch_due = False
         self._done = [0, 0]
         self._totals = (len(arrivals), sum(len(program.turns) for _, program in arrivals))
         for time, program in arrivals:
-            self._push(time, ARRIVAL, _Journey(ProgramRun(program.in_order(), time)))
+            for run in ProgramRun(program, time).first_turns():
+                self._push(time, ARRIVAL, run)
         for time, change in scale:
             self._push(time, SCALE, change)
 
@@ -148,6 +133,8 @@ class ClusterSimulation:
             self._step_ended(*what, now)
         elif kind == ARRIVAL:
             self._arrives(what, now)
+        elif kind == CALL:
+            self._away.call_ended(what, now)
         elif kind == DELIVERY:
             self._delivered(*what, now)
         elif kind == COPY:
@@ -163,8 +150,9 @@ class ClusterSimulation:
         while self._ready:
             worker, group = self._ready.popitem()
             for refused in worker.take_in():
-                flight = self._flights.pop(refused.turn_id)
-                self._end(self._journeys[flight.request.program_id], now, refused.reason)
+                flight = self._flights.pop(refused.turn_id, None)
+                if flight is not None:
+                    self._end(self._journeys[flight.request.program_id], now, refused.reason)
             end = worker.plan(now)
             self._handle(group, worker.scheduler.take_events(), now)
             if end is not None:
@@ -195,19 +183,22 @@ class ClusterSimulation:
 
     # -- turns ---------------------------------------------------------------------------------
 
-    def _arrives(self, journey: _Journey, now: float) -> None:
+    def _arrives(self, run: ProgramRun, now: float) -> None:
         """Place a turn whose program has just come, or come back."""
-        run = journey.run
-        self._journeys.setdefault(run.program.program, journey)
-        self._end_tool(journey, now)
+        name = run.program.program
+        if name in self._failed:
+            return
+        if name not in self._journeys:
+            self._journeys[name] = Journey(run.program, run.arrival)
         run.ideal = self._ideal.prefill(run.turn)
         request = run.request()
-        flight = self._flights[request.turn_id] = _Flight(run, request, self._serving, now)
         if self._decoding is not None:
-            flight.request = replace(request, max_output=1)
+            request = replace(request, max_output=1)
+        flight = Flight(run, request, self._serving, now)
+        self._flights[request.turn_id] = flight
         self._place(flight, now)
 
-    def _place(self, flight: _Flight, now: float) -> Assignment:
+    def _place(self, flight: Flight, now: float) -> None:
         request, turn = flight.request, flight.run.turn
         ask = TurnAsk(
             request.turn_id,
@@ -220,13 +211,12 @@ class ClusterSimulation:
         assigned = flight.group.router.submit(ask, now)
         self._route(flight, assigned, now)
         self._plan_epoch(flight.group, now)
-        return assigned
 
-    def _route(self, flight: _Flight, assigned: Assignment, now: float) -> None:
+    def _route(self, flight: Flight, assigned: Assignment, now: float) -> None:
         """Send a turn to its worker, after the KV that it needs."""
         group, request = flight.group, flight.request
         target = flight.worker = group.workers[assigned.worker]
-        self._journeys[request.program_id].seen[target] = None
+        self._journeys[request.program_id].seen[target] = group
         source = group.workers[assigned.source] if assigned.source is not None else None
         pages = source.held(request) if source is not None else 0
         if source is not None:
@@ -245,20 +235,20 @@ class ClusterSimulation:
             self._network.send(source.name, target.name, tokens, now), DELIVERY, (flight, pages)
         )
 
-    def _prefiller(self, flight: _Flight) -> SimulatedWorker:
+    def _prefiller(self, flight: Flight) -> SimulatedWorker:
         home = self._serving.router.home(flight.request.program_id)
         if home is None:
             raise InternalError(f"Nobody has prefilled {flight.request.turn_id}.")
         return self._serving.workers[home]
 
-    def _delivered(self, flight: _Flight, pages: int, now: float) -> None:
+    def _delivered(self, flight: Flight, pages: int, now: float) -> None:
         if self._flights.get(flight.request.turn_id) is not flight or flight.worker is None:
             return
         flight.travelling = False
         flight.worker.bring(flight.request, pages, now)
         self._deliver(flight, now)
 
-    def _deliver(self, flight: _Flight, now: float) -> None:
+    def _deliver(self, flight: Flight, now: float) -> None:
         worker = flight.worker
         if worker is None:
             raise InternalError(f"{flight.request.turn_id} has no worker.")
@@ -284,18 +274,18 @@ class ClusterSimulation:
         if served and self._decoding is not None and flight.prefilled is None and whole > 1:
             self._go_on_decoding(flight, stats, whole, now)
         else:
-            self._complete(flight, _joined(flight.prefilled, stats), now)
+            self._complete(flight, flight.account(stats), now)
 
-    def _go_on_decoding(self, flight: _Flight, stats: TurnStats, whole: int, now: float) -> None:
+    def _go_on_decoding(self, flight: Flight, stats: TurnStats, whole: int, now: float) -> None:
         """Hand a prefilled turn, with its first token, to a worker that decodes."""
         if self._decoding is None:
             raise InternalError("There is no group that decodes.")
         request = replace(flight.request, max_output=whole - 1)
-        onward = _Flight(flight.run, request, self._decoding, now, prefilled=stats)
+        onward = Flight(flight.run, request, self._decoding, now, prefilled=stats)
         self._flights[stats.turn_id] = onward
         self._place(onward, now)
 
-    def _complete(self, flight: _Flight, stats: TurnStats, now: float) -> None:
+    def _complete(self, flight: Flight, stats: TurnStats, now: float) -> None:
         run, journey = flight.run, self._journeys[stats.program_id]
         self._done[1] += 1
         self._ledger.turn(run.program, run.index, run.ideal, stats)
@@ -304,61 +294,45 @@ class ClusterSimulation:
         elif run.is_last:
             self._end(journey, now)
         else:
-            self._go_away(journey, stats.finished)
-
-    # -- tool gaps -----------------------------------------------------------------------------
-
-    def _go_away(self, journey: _Journey, finished: float) -> None:
-        """Be away for the turn's gap; where tools are limited, from when there is room for it."""
-        run = journey.run
-        if self._tools is not None and run.turn.tools:
-            memory = self._tool_memory(run.program, run.index)
-            call = ToolCall(run.program.program, memory, (journey, finished), finished)
-            journey.tool = True
-            if not self._tools.begin(call):
-                return
-        self._come_back(journey, finished, finished)
-
-    def _come_back(self, journey: _Journey, left: float, started: float) -> None:
-        """The gap of a turn that ended at ``left`` begins at ``started``."""
-        run = journey.run
-        back = started + (run.turn.gap or 0.0)
-        self._ledger.gap(run.program, run.index, left, back)
-        run.index += 1
-        self._push(back, ARRIVAL, journey)
-
-    def _end_tool(self, journey: _Journey, now: float) -> None:
-        if self._tools is None or not journey.tool:
-            return
-        journey.tool = False
-        for call in self._tools.end(journey.run.program.program, now):
-            waiting, left = call.run
-            self._come_back(waiting, left, now)
+            self._away.leave(run, stats.finished)
 
     # -- programs ------------------------------------------------------------------------------
 
-    def _end(self, journey: _Journey, now: float, failed: str = "") -> None:
-        run, name = journey.run, journey.run.program.program
+    def _end(self, journey: Journey, now: float, failed: str = "") -> None:
+        name = journey.program.program
         self._journeys.pop(name, None)
         self._done[0] += 1
+        if failed:
+            self._forget_others(name)
         for worker in journey.seen:
             worker.scheduler.end_program(name, now)
         outcome: ProgramOutcome = "failed" if failed else "finished"
-        self._ledger.program(run.program, run.arrival, now, outcome, failed)
+        self._ledger.program(journey.program, journey.arrival, now, outcome, failed)
         for group in self._groups:
             group.router.end_program(name, now)
-            for worker in journey.seen:
-                if worker.name in group.workers:
-                    self._handle(group, worker.scheduler.take_events(), now)
-        if self._tools is not None:
-            self._tools.forget(name)
+        for worker, group in journey.seen.items():
+            self._handle(group, worker.scheduler.take_events(), now)
+        if self._away.tools is not None:
+            self._away.tools.forget(name)
+
+    def _forget_others(self, name: str) -> None:
+        """Of a program that has failed no other turn counts or comes any more."""
+        self._failed.add(name)
+        for turn, flight in list(self._flights.items()):
+            if flight.request.program_id == name:
+                del self._flights[turn]
+                if flight.worker is not None:
+                    flight.worker.withdraw(turn)
 
     def _abandon(self) -> None:
         """Account for programs that had arrived when the run was stopped."""
-        for journey in sorted(self._journeys.values(), key=lambda row: row.run.arrival):
-            run = journey.run
+        for journey in sorted(self._journeys.values(), key=lambda row: row.arrival):
             self._ledger.program(
-                run.program, run.arrival, self.clock.now, "cancelled", "The run was stopped."
+                journey.program,
+                journey.arrival,
+                self.clock.now,
+                "cancelled",
+                "The run was stopped.",
             )
 
     # -- moving turns --------------------------------------------------------------------------
@@ -383,15 +357,15 @@ class ClusterSimulation:
                 moved = group.router.accept_steal(steal, now)
                 if moved is not None:
                     self._redirect(flight, moved, now)
-            if group.router.pending and any(one.busy for one in group.workers.values()):
+            if group.router.pending and self._heap:
                 self._plan_epoch(group, now)
 
-    def _redirect(self, flight: _Flight, moved: Assignment, now: float) -> None:
+    def _redirect(self, flight: Flight, moved: Assignment, now: float) -> None:
         """Take a waiting turn back from its worker and send it to another one."""
         worker, turn = flight.worker, flight.request.turn_id
         if flight.travelling or worker is None:
             flight.worker = flight.group.workers[moved.worker]
-            self._journeys[moved.program_id].seen[flight.worker] = None
+            self._journeys[moved.program_id].seen[flight.worker] = flight.group
             return
         if worker.withdraw(turn) is None:
             self._withdrawn.add(turn)
@@ -442,25 +416,5 @@ class ClusterSimulation:
             group.router.check_integrity()
         for worker in self._all:
             worker.scheduler.check_integrity()
-        if self._tools is not None:
-            self._tools.check_integrity()
-
-
-def _joined(first: TurnStats | None, last: TurnStats) -> TurnStats:
-    """Return the account of a turn that was prefilled on one worker and decoded on another.
-
-    What lies between its two parts, the way over the network, counts as waiting.
-    """
-    if first is None:
-        return last
-    return replace(
-        first,
-        finished=last.finished,
-        prefilled_tokens=first.prefilled_tokens + last.prefilled_tokens,
-        output_tokens=first.output_tokens + last.output_tokens,
-        preemptions=first.preemptions + last.preemptions,
-        queue_seconds=first.queue_seconds + last.queue_seconds,
-        prefill_seconds=first.prefill_seconds,
-        decode_seconds=last.prefill_seconds + last.decode_seconds,
-        reason=last.reason,
-    )
+        if self._away.tools is not None:
+            self._away.tools.check_integrity()

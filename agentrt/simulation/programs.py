@@ -32,6 +32,10 @@ class ProgramRun:
     ideal: int = 0
     held: dict[str, VirtualTokens] = field(default_factory=dict)
     left: dict[int, float] = field(default_factory=dict)
+    branches: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.branches = self.program.branches  # looks at every turn: not to be asked every time
 
     @property
     def turn(self) -> Turn:
@@ -40,7 +44,7 @@ class ProgramRun:
     @property
     def is_last(self) -> bool:
         """Whether nothing is left of the program once this turn has ended."""
-        if not self.program.branches:
+        if not self.branches:
             return self.index == len(self.program.turns) - 1
         return len(self.left) == len(self.program.turns) - (self.index not in self.left)
 
@@ -50,7 +54,7 @@ class ProgramRun:
 
     def first_turns(self) -> list[ProgramRun]:
         """Return the program at each turn that waits for none."""
-        if not self.program.branches:
+        if not self.branches:
             return [self]
         every = range(len(self.program.turns))
         return [self.at(index) for index in every if not self.program.predecessors(index)]
@@ -60,7 +64,7 @@ class ProgramRun:
 
         ``back`` is when the gap after it is over.
         """
-        if not self.program.branches:
+        if not self.branches:
             self.index += 1
             return [(back, self)]
         self.left[self.index] = back
@@ -184,7 +188,7 @@ class Foretelling:
         self._future.set_remaining(run.program.program, max(ends.values(), default=now) - now)
 
     def _note_remaining(self, run: ProgramRun) -> None:
-        if run.program.branches:
+        if run.branches:
             return
         left = run.program.turns[run.index :]
         seconds = sum(self._alone(turn) + (turn.gap or 0.0) for turn in left)

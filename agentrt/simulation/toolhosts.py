@@ -9,20 +9,21 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any
 
 from agentrt.errors import ConfigError, InternalError
+from agentrt.simulation.programs import ProgramRun
 
 __all__ = ["ToolCall", "ToolHosts", "ToolStatistics"]
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call of ``program`` that needs ``memory`` bytes; ``run`` is handed back when it starts."""
+    """The tool calls after a turn of ``program``: ``memory`` bytes, asked for at ``since``."""
 
     program: str
+    turn_id: str
     memory: int
-    run: Any
+    run: ProgramRun
     since: float
 
 
@@ -67,11 +68,12 @@ class ToolHosts:
         room = (math.inf if slots is None else slots, math.inf if memory is None else memory)
         self._hosts = [_Host(*room) for _ in range(hosts)]
         self._homes: dict[str, _Host] = {}
+        self._running_on: dict[str, _Host] = {}
         self._calls = self._waited = 0
         self._wait_seconds = self._longest = 0.0
 
     def begin(self, call: ToolCall) -> bool:
-        """Start a call, or queue it; whether it runs now. A program has one call at a time."""
+        """Start a call, or queue it; whether it runs now."""
         host = self._home(call.program)
         self._calls += 1
         if host.queue or not host.fits(call):
@@ -81,12 +83,11 @@ class ToolHosts:
         self._start(host, call)
         return True
 
-    def end(self, program: str, now: float) -> list[ToolCall]:
-        """End the program's call; return the calls that start in its place."""
-        host = self._home(program)
-        call = host.running.pop(program, None)
-        if call is None:
-            raise InternalError(f"{program} has no tool call that could end.")
+    def end(self, call: ToolCall, now: float) -> list[ToolCall]:
+        """End a call that runs; return the calls that start in its place."""
+        host = self._running_on.pop(call.turn_id, None)
+        if host is None or host.running.pop(call.turn_id, None) is None:
+            raise InternalError(f"{call.turn_id} has no tool call that could end.")
         host.used -= call.memory
         started: list[ToolCall] = []
         while host.queue and host.fits(host.queue[0]):
@@ -111,9 +112,9 @@ class ToolHosts:
             self._homes[program] = host
         return host
 
-    @staticmethod
-    def _start(host: _Host, call: ToolCall) -> None:
-        host.running[call.program] = call
+    def _start(self, host: _Host, call: ToolCall) -> None:
+        self._running_on[call.turn_id] = host
+        host.running[call.turn_id] = call
         host.used += call.memory
 
     def statistics(self) -> ToolStatistics:
