@@ -377,6 +377,7 @@ class ClusterSimulation:
     def _scale(self, change: int, now: float) -> None:
         group = self._serving
         group.grow(max(change, 0), now)
+        self._plan_epoch(group, now)
         names = [worker.name for worker in group.router.accepting()]
         for name in reversed(names[len(names) + change :] if change < 0 else []):
             for moved in group.router.drain_worker(name, now):
