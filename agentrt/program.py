@@ -15,6 +15,7 @@ from agentrt.engine.stream import Chunk, TurnStream
 from agentrt.errors import BackendUnavailable, InvalidRequest
 from agentrt.lifecycle import ProgramLife, ProgramState, TurnState
 from agentrt.sandbox.base import Sandbox, SandboxSpec
+from agentrt.scheduling.graph_declared import Edge, Step
 from agentrt.scheduling.hints import NO_HINTS, TurnHints
 from agentrt.scheduling.plan import FinishReason, ToolEvent, TurnStats
 from agentrt.tools import ReportingSandbox
@@ -323,6 +324,17 @@ class Program:
         box = ReportingSandbox(inner, self.program_id, self.life, self._report)
         self._sandboxes.append(box)
         return box
+
+    def declare(self, steps: Sequence[Step], edges: Sequence[Edge]) -> None:
+        """Say what this program is going to do: a framework's graph, each step an LLM turn.
+
+        Turns name their step with ``hints=TurnHints(step=…)``. It helps to keep and to fetch KV in
+        time; like every hint, it never changes a token, even where it is wrong.
+
+        Raises:
+            InvalidRequest: the graph contradicts itself.
+        """
+        self._parts.engine.declare(self.program_id, steps, edges)
 
     def _report(self, event: ToolEvent) -> None:
         self._parts.engine.tool_event(event)

@@ -23,6 +23,7 @@ from agentrt.engine.params import SamplingParams
 from agentrt.engine.statistics import EngineStatistics
 from agentrt.engine.stream import Bridge, Chunk, TurnStream
 from agentrt.errors import BackendUnavailable, InvalidRequest
+from agentrt.scheduling.graph_declared import DeclaredGraph, Edge, Step
 from agentrt.scheduling.hints import NO_HINTS, TurnHints
 from agentrt.scheduling.plan import Event, SchedulerProtocol, ToolEvent, TurnRequest
 from agentrt.scheduling.tokens import TokenList
@@ -193,6 +194,15 @@ class Engine:
     def end_program(self, program_id: str) -> None:
         """Cancel a program's turns and release what is kept for it. Any thread may call this."""
         self._loop.call(lambda scheduler, now: scheduler.end_program(program_id, now))
+
+    def declare(self, program_id: str, steps: Sequence[Step], edges: Sequence[Edge]) -> None:
+        """Say what a program is going to do. Any thread may call this.
+
+        Raises:
+            InvalidRequest: the graph contradicts itself.
+        """
+        DeclaredGraph.of(steps, edges)
+        self._loop.call(lambda scheduler, now: scheduler.declare(program_id, steps, edges))
 
     def tool_event(self, event: ToolEvent) -> None:
         """Pass on what a sandbox reports. Any thread may call this."""

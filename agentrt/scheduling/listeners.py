@@ -13,6 +13,7 @@ class Listeners:
     """For each of :class:`Listener`'s methods, the listeners that override it."""
 
     __slots__ = (
+        "declared",
         "ended",
         "opened",
         "preempted",
@@ -31,6 +32,7 @@ class Listeners:
             plain = getattr(Listener, name)
             return tuple(one for one in everyone if getattr(type(one), name) is not plain)
 
+        self.declared = overriding("declared")
         self.opened = overriding("opened")
         self.tick = overriding("tick")
         self.submitted = overriding("submitted")

@@ -10,6 +10,7 @@ from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
+from agentrt.scheduling.graph_declared import Edge, Step
 from agentrt.scheduling.hints import NO_HINTS, TurnHints
 
 FinishReason: TypeAlias = Literal["stop", "length", "cancelled", "failed"]
@@ -283,6 +284,14 @@ class SchedulerProtocol(Protocol):
 
     def end_program(self, program_id: str, now: float) -> None:
         """Forget a program: its waiting and running turns are cancelled, its pins released."""
+        ...
+
+    def declare(self, program_id: str, steps: Sequence[Step], edges: Sequence[Edge]) -> None:
+        """Take note of what a program is going to do, before or while it runs. Advisory.
+
+        Raises:
+            InvalidRequest: the graph contradicts itself.
+        """
         ...
 
     def tool_event(self, event: ToolEvent, now: float) -> None:

@@ -7,10 +7,11 @@ through the entry-point group ``agentrt.policies``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
+from agentrt.scheduling.graph_declared import Edge, Step
 from agentrt.scheduling.kv import CachedRun
 from agentrt.scheduling.plan import FinishReason, ToolEvent
 from agentrt.scheduling.views import ContextView, PoolView, ProgramView, TurnView
@@ -163,6 +164,11 @@ class Listener:
 
     def program_ended(self, program: ProgramView, now: float) -> None:
         """A program is forgotten."""
+
+    def declared(self, program_id: str, steps: Sequence[Step], edges: Sequence[Edge]) -> None:
+        """A program's execution graph was declared; it holds together. Its turns name their step
+        in ``hints.step``.
+        """
 
     def tool_event(self, context: ContextView, event: ToolEvent, now: float) -> None:
         """A tool of a context made progress."""

@@ -11,12 +11,13 @@ then by the policy's order. A head that does not fit blocks the others, so nothi
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from agentrt.errors import InternalError, InvalidRequest, ProgramTooLarge, QueueFull
 from agentrt.scheduling.book import Book
 from agentrt.scheduling.config import SchedulerConfig
 from agentrt.scheduling.cost import StepObserver
+from agentrt.scheduling.graph_declared import DeclaredGraph, Edge, Step
 from agentrt.scheduling.kv import KVCache
 from agentrt.scheduling.plan import (
     Event,
@@ -140,6 +141,12 @@ class Scheduler:
             self._book.pins.end(context, "final", now)
         self._book.forget_if_ended(program, now)
         self._book.unblock()
+
+    def declare(self, program_id: str, steps: Sequence[Step], edges: Sequence[Edge]) -> None:
+        """Pass a program's execution graph on to the policy."""
+        DeclaredGraph.of(steps, edges)
+        for listener in self._book.tell.declared:
+            listener.declared(program_id, steps, edges)
 
     def tool_event(self, event: ToolEvent, now: float) -> None:
         """Note what a context's tool does: which gap is learned, and when its pin should end."""

@@ -277,3 +277,12 @@ class TestTiers:
         counts = graphs.statistics()
         assert counts.kept_right <= counts.kept <= counts.scored
         assert counts.right <= counts.scored
+
+
+def test_a_long_chain_is_as_long_as_it_is() -> None:
+    steps = [Step(f"s{number}") for number in range(1000)]
+    edges = [Edge(one.name, two.name, 1.0) for one, two in itertools.pairwise(steps)]
+    graph = DeclaredGraph.of(steps, edges)
+    graph.observe("s0")
+    assert graph.expected_remaining() == pytest.approx(999.0)
+    assert graph.steps_to_execution()["s999"] == 999
