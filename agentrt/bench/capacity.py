@@ -186,31 +186,36 @@ class CapacitySearch:
 
     def _served(self, policy: str, rate: float) -> bool | None:
         """Whether a rate is served; None while that is open."""
-        known = self._probes(policy, rate)
+        known = self._known(policy, rate)
         left = len(self._goal.seeds) - len(known)
-        most = self._goal.slowdown * len(self._goal.seeds)
-        if sum(one.p90 for one in known) + left * self._fastest > most:
+        if sum(one.p90 for one in known) + left * self._fastest > self._most:
             return False
-        return None if left else True
-
-    def _probes(self, policy: str, rate: float) -> list[Probe]:
-        """Return the probes that count: a run ended early only where it decides by itself."""
-        every = (self._store.get(policy, rate, seed) for seed in self._goal.seeds)
-        return [one for one in every if one is not None and (one.whole or one.p90 > self._limit)]
+        return None if left or not all(one.whole for one in known) else True
 
     @property
-    def _limit(self) -> float:
-        """The P90 of one run above which no others can save the mean."""
-        seeds = len(self._goal.seeds)
-        return self._goal.slowdown * seeds - (seeds - 1) * self._fastest
+    def _most(self) -> float:
+        """What the seeds' P90 slowdowns may be together."""
+        return self._goal.slowdown * len(self._goal.seeds)
+
+    def _known(self, policy: str, rate: float) -> list[Probe]:
+        """Return the probes there are; of those that ended early the least they can be."""
+        every = (self._store.get(policy, rate, seed) for seed in self._goal.seeds)
+        return [one for one in every if one is not None]
+
+    def _limit(self, policy: str, rate: float, seed: int) -> float:
+        """Return the P90 of one run above which the rate is not served, whatever is still open."""
+        others = [one.p90 for one in self._known(policy, rate) if one.seed != seed]
+        open_ones = len(self._goal.seeds) - 1 - len(others)
+        return self._most - sum(others) - open_ones * self._fastest
 
     def _start(self, rates: Mapping[str, float], jobs: Jobs) -> None:
         """Start runs that are needed, first those of policies that have none under way."""
         while len(self._running) < jobs.width and (chosen := self._missing(rates)) is not None:
             policy, rate, seed = chosen
             settings = replace(self._settings, rate=rate)
+            limit = self._limit(policy, rate, seed)
             future = jobs.submit(
-                probe, self._workload, self._isolated, settings, policy, seed, self._limit
+                probe, self._workload, self._isolated, settings, policy, seed, limit
             )
             self._running[future] = chosen
             if jobs.width == 1:
@@ -220,7 +225,7 @@ class CapacitySearch:
         under_way = list(self._running.values())
         busy = [policy for policy, *_ in under_way]
         for policy in sorted(rates, key=busy.count):
-            known = {one.seed for one in self._probes(policy, rates[policy])}
+            known = {one.seed for one in self._known(policy, rates[policy]) if one.whole}
             for seed in self._goal.seeds:
                 wanted = (policy, rates[policy], seed)
                 if seed not in known and wanted not in under_way:
@@ -235,7 +240,7 @@ class CapacitySearch:
                 self._store.add(found)
 
     def _capacity(self, policy: str, rate: float, next_rate: float | None) -> Capacity:
-        probes = self._probes(policy, rate) if rate > 0 else []
+        probes = self._known(policy, rate) if rate > 0 else []
         return Capacity(
             policy,
             rate,

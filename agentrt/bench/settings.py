@@ -87,8 +87,8 @@ class BenchSettings:
 
     def _check_engine(self) -> None:
         if self.engine == "simulated":
-            given = {"--model": self.model, "--sandbox": self.sandbox}
             other = "live"
+            given: dict[str, Any] = {"--model": self.model, "--sandbox": self.sandbox}
         else:
             given = {
                 "--host-pool": self.host_tokens,

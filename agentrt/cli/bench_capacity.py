@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -162,15 +163,20 @@ def _search(
                 goal,
                 store,
                 stop=interrupt.asked,
-                on_rate=lambda policy, rate, served, size=size: console.print(
-                    f"pool {size:,} {policy}: {rate:.5f}/s is {'served' if served else 'too much'}",
-                    highlight=False,
-                    markup=False,
-                ),
+                on_rate=_teller(console, size),
             )
             table.add(settings.to_json(workload), size, search.run(names, room))
         table.complete = not interrupt.asked()
     return table
+
+
+def _teller(console: Console, pool: int) -> Callable[[str, float, bool], None]:
+    def tell(policy: str, rate: float, served: bool) -> None:
+        verdict = "served" if served else "too much"
+        text = f"pool {pool:,} {policy}: {rate:.5f}/s is {verdict}"
+        console.print(text, highlight=False, markup=False)
+
+    return tell
 
 
 def _show(table: CapacityTable, where: Path, as_json: bool) -> None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from agentrt.scheduling import registry
+from agentrt.scheduling.fixed_ttl import fixed_ttl
+from agentrt.scheduling.policy import Listener
 from tests.bench.builders import small_workload, write_workload_file
 from tests.bench.test_cli_bench import call
 
@@ -94,6 +98,35 @@ def test_capacity_as_a_user_types_it(monkeypatch, capsys, tmp_path, tiny):
     assert again["pools"] == told["pools"]
     assert call(monkeypatch, "bench", "capacity", tiny, *base, *more, "--slowdown", "1") == 2
     assert "--slowdown" in capsys.readouterr().err
+
+
+def test_oracles_are_told_the_future_and_distances_are_printed(monkeypatch, capsys, tmp_path, tiny):
+    returns = []
+
+    class Watch(Listener):
+        def __init__(self, foresight):
+            self.foresight = foresight
+
+        def ended(self, turn, reason, now):
+            returns.append(self.foresight.remaining_seconds(turn.program_id))
+
+    def oracle(argument, around):
+        made = fixed_ttl("30", around)
+        return replace(made, listeners=(*made.listeners, Watch(around.foresight)))
+
+    for name in ("belady", "true-ttl"):
+        monkeypatch.setitem(registry.BUILTIN, name, oracle)
+    options = ("--rate", "1", "--pool", "640", "--oracle", "--out", str(tmp_path / "out"))
+    assert call(monkeypatch, "bench", "compare", tiny, *GRID, *options) == 0
+    assert returns
+    assert max(returns) > 0
+    assert "time to belady" in capsys.readouterr().out
+    told = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert told["oracle_distance"]["belady"]["true-ttl"]["jct_mean"] == 1.0
+    assert "Distance to the oracles" in (tmp_path / "out" / "report.html").read_text()
+    live = ("--policies", "belady", "--engine", "live", "--out", str(tmp_path / "live"))
+    assert call(monkeypatch, "bench", "compare", tiny, *live) == 2
+    assert "--engine simulated" in capsys.readouterr().err
 
 
 def test_a_drawn_workload_is_named_like_a_file(monkeypatch, capsys, tmp_path):
