@@ -197,7 +197,7 @@ def _expected_remaining(
         for name, step in steps.items()
     }
     remaining = dict.fromkeys(steps, 0.0)
-    backwards = list(reversed(steps))  # graphs tend to be declared in order: one round is enough
+    backwards = list(steps)[::-1]  # graphs tend to be declared in order: one round is enough
     for _ in range(ROUNDS):
         moved = 0.0
         for name in backwards:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
 
 from agentrt.engine.engine import Engine, EngineRequest
@@ -13,43 +11,24 @@ from agentrt.errors import InvalidRequest
 from agentrt.scheduling import Scheduler
 from agentrt.scheduling.graph import ExecutionGraphs
 from agentrt.scheduling.graph_declared import Edge, Step
+from agentrt.scheduling.graph_listener import DeclaredSteps
 from agentrt.scheduling.hints import TurnHints
-from agentrt.scheduling.policy import (
-    KeepNothing,
-    Listener,
-    Policy,
-    TurnView,
-    by_arrival,
-    lru_score,
-)
+from agentrt.scheduling.policy import KeepNothing, Policy, by_arrival, lru_score
 
 STEPS = [Step("plan"), Step("act")]
 EDGES = [Edge("plan", "act", 1.0)]
 
 
-class Follower(Listener):
-    """What a policy with execution graphs does."""
-
-    def __init__(self) -> None:
-        self.graphs = ExecutionGraphs()
-
-    def declared(self, program_id: str, steps: Sequence[Step], edges: Sequence[Edge]) -> None:
-        self.graphs.declare(program_id, steps, edges)
-
-    def submitted(self, turn: TurnView, now: float) -> None:
-        if turn.hints.step is not None:
-            self.graphs.observe(turn.program_id, turn.hints.step)
-
-
-def made() -> tuple[Follower, Scheduler]:
-    follower = Follower()
-    policy = Policy("follow", by_arrival, KeepNothing(lru_score), listeners=(follower,))
-    return follower, Scheduler(PageCache(64, 4, lru_score), policy)
+def made() -> tuple[ExecutionGraphs, Scheduler]:
+    graphs = ExecutionGraphs()
+    listeners = (DeclaredSteps(graphs),)
+    policy = Policy("follow", by_arrival, KeepNothing(lru_score), listeners=listeners)
+    return graphs, Scheduler(PageCache(64, 4, lru_score), policy)
 
 
 @pytest.mark.anyio
 async def test_through_the_engine() -> None:
-    follower, scheduler = made()
+    graphs, scheduler = made()
     async with Engine(scheduler, FakeTurnBackend(4), check=True) as engine:
         engine.declare("p", STEPS, EDGES)
         stream = await engine.submit(
@@ -58,12 +37,12 @@ async def test_through_the_engine() -> None:
         assert [chunk.finish async for chunk in stream][-1] == "stop"
         with pytest.raises(InvalidRequest, match="Declare"):
             engine.declare("p", [], [])
-    assert dict(follower.graphs.forecast("p").next_steps) == {"act": 1.0}
-    assert follower.graphs.steps_to_execution("p") == {"plan": 0, "act": 1}
+    assert dict(graphs.forecast("p").next_steps) == {"act": 1.0}
+    assert graphs.steps_to_execution("p") == {"plan": 0, "act": 1}
 
 
 def test_a_contradiction_reaches_nobody() -> None:
-    follower, scheduler = made()
+    graphs, scheduler = made()
     with pytest.raises(InvalidRequest, match="Declare"):
         scheduler.declare("p", STEPS, [Edge("plan", "nowhere")])
-    assert follower.graphs.forecast("p").tier == "cold"
+    assert graphs.forecast("p").tier == "cold"

@@ -23,6 +23,7 @@ clamp halves them. Within one tenant AFS orders nothing.
 from __future__ import annotations
 
 from agentrt.scheduling.graph import ExecutionGraphs
+from agentrt.scheduling.graph_listener import DeclaredSteps
 from agentrt.scheduling.policies.saga_eviction import WorkflowRetention
 from agentrt.scheduling.policies.saga_share import FairShares
 from agentrt.scheduling.policy import Policy, by_program
@@ -43,5 +44,5 @@ def saga(around: Surroundings) -> Policy:
         pin_break="head",
         preempts=shares.preempts,
         groups=shares,
-        listeners=(retention.clock, shares),
+        listeners=(retention.clock, DeclaredSteps(graphs), shares),
     )
