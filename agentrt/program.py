@@ -325,6 +325,11 @@ class Program:
         self._sandboxes.append(box)
         return box
 
+    def end_context(self, context: str) -> None:
+        """Say that a context is done: its KV is released. It may be used again all the same."""
+        self._builders.pop(context, None)
+        self._parts.engine.end_context(self.program_id, context)
+
     def declare(self, steps: Sequence[Step], edges: Sequence[Edge]) -> None:
         """Say what this program is going to do: a framework's graph, each step an LLM turn.
 

@@ -195,6 +195,10 @@ class Engine:
         """Cancel a program's turns and release what is kept for it. Any thread may call this."""
         self._loop.call(lambda scheduler, now: scheduler.end_program(program_id, now))
 
+    def end_context(self, program_id: str, context: str) -> None:
+        """Release what is kept for one context of a program. Any thread may call this."""
+        self._loop.call(lambda scheduler, now: scheduler.end_context(program_id, context, now))
+
     def declare(self, program_id: str, steps: Sequence[Step], edges: Sequence[Edge]) -> None:
         """Say what a program is going to do. Any thread may call this.
 

@@ -134,15 +134,19 @@ class Book:
             return
         program.forgotten = True
         for context in program.contexts.values():
-            self.pins.end(context, "final", now)
-            self.kv.end_owner(context.owner)
-            if self.transfers is not None:
-                self.transfers.end_owner(context.owner)
+            self.let_go(context, now)
         if self.programs.get(program.program_id) is program:
             del self.programs[program.program_id]
         self.policy.retention.program_ended(program.turns_served)
         for listener in self.tell.program_ended:
             listener.program_ended(program, now)
+
+    def let_go(self, context: ContextState, now: float) -> None:
+        """A context is not expected back: end its pin, and let its KV go before any other."""
+        self.pins.end(context, "final", now)
+        self.kv.end_owner(context.owner)
+        if self.transfers is not None:
+            self.transfers.end_owner(context.owner)
 
     def loaded(self, turn: TurnState, pages: int, now: float) -> None:
         """Note that a turn's load is done: its first ``pages`` pages hold what they should."""

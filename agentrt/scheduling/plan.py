@@ -286,6 +286,13 @@ class SchedulerProtocol(Protocol):
         """Forget a program: its waiting and running turns are cancelled, its pins released."""
         ...
 
+    def end_context(self, program_id: str, context: str, now: float) -> None:
+        """Let go of the KV of a context that is not expected back; one with a turn stays.
+
+        If it comes back all the same, what is gone by then is computed again.
+        """
+        ...
+
     def declare(self, program_id: str, steps: Sequence[Step], edges: Sequence[Edge]) -> None:
         """Take note of what a program is going to do, before or while it runs. Advisory.
 

@@ -142,6 +142,14 @@ class Scheduler:
         self._book.forget_if_ended(program, now)
         self._book.unblock()
 
+    def end_context(self, program_id: str, context: str, now: float) -> None:
+        """Let go of the KV of one context of a program, unless it has a turn under way."""
+        program = self._book.programs.get(program_id)
+        found = program.contexts.get(context) if program is not None else None
+        if found is not None and found.live_turns == 0:
+            self._book.let_go(found, now)
+            self._book.unblock()
+
     def declare(self, program_id: str, steps: Sequence[Step], edges: Sequence[Edge]) -> None:
         """Pass a program's execution graph on to the policy."""
         DeclaredGraph.of(steps, edges)

@@ -111,7 +111,7 @@ class JobMaker:
 
 def _hints(who: Identity, ticket: Ticket) -> TurnHints:
     """Return the turn's hints, with what only its place tells: its parent, a sub-agent's end."""
-    keep = 0.0 if who.last and not ticket.final else who.hints.keep_seconds
+    keep = 0.0 if ticket.leaves else who.hints.keep_seconds
     if (ticket.parent, keep) == (None, who.hints.keep_seconds):
         return who.hints
     return replace(who.hints, parent=ticket.parent, keep_seconds=keep)

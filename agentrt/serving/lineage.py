@@ -39,6 +39,10 @@ class Lineage:
         self._roots.move_to_end((tenant, name))
         return known
 
+    def known(self, tenant: str, name: str) -> str | None:
+        """Return the root that a name stands for, if it was ever said."""
+        return self._roots.get((tenant, name))
+
     def forget(self, tenant: str, root: str) -> None:
         """A program has ended: its name, and those that stood for it, are free again."""
         for name in list(self._children.get((tenant, root), ())):

@@ -41,7 +41,7 @@ class Ticket:
 
     ``builder`` makes the prompts of the context that the turn was placed in, append-stable; no
     other turn uses it meanwhile. ``parent`` is the context of the agent that started this one, if
-    that is known; ``final``: the program's turn is its last.
+    that is known; ``final``: the turn is its program's last, ``leaves``: only its context's.
     """
 
     program: Program
@@ -49,6 +49,7 @@ class Ticket:
     builder: PromptBuilder
     parent: str | None = None
     final: bool = False
+    leaves: bool = False
 
 
 ROOT = ""
@@ -119,7 +120,8 @@ class ProgramRegistry:
             if answered is not None:
                 builder.resume(answered)
         parent = _parent(entry, who, member, placement)
-        return Ticket(entry.program, placement, builder, parent, final)
+        leaves = who.last and not final
+        return Ticket(entry.program, placement, builder, parent, final, leaves)
 
     async def close(self, ticket: Ticket, state: Digest | None) -> None:
         """Note that a turn has ended; ``state`` is None if its answer did not reach the client."""
@@ -134,12 +136,17 @@ class ProgramRegistry:
         entry.running -= 1
         if entry.final and entry.running == 0:
             await self._end(key)
+        elif ticket.leaves:
+            entry.program.end_context(ticket.placement.context)
 
     async def end(self, tenant: str, name: str) -> bool:
         """End a program now, with its running turns; False if there is none of that name.
 
-        What was generated for it is forgotten, too.
+        What was generated for it is forgotten, too. A sub-agent's name ends its newest context.
         """
+        root = self._lineage.known(tenant, name)
+        if root is not None and root != name:
+            return self._end_member((tenant, root), name)
         self._answers.forget((tenant, name))
         return await self._end((tenant, name))
 
@@ -160,6 +167,14 @@ class ProgramRegistry:
     def statistics(self) -> IndexStatistics:
         """Return how many programs, contexts and states are remembered."""
         return self._index.statistics()
+
+    def _end_member(self, key: ProgramKey, member: str) -> bool:
+        entry = self._open.get(key)
+        context = entry.members.pop(member, None) if entry is not None else None
+        if entry is None or context is None:
+            return False
+        entry.program.end_context(context)
+        return True
 
     async def _wait_until_ended(self, key: ProgramKey) -> None:
         """Wait for the end of an earlier program of the same name, which must not meet the new."""

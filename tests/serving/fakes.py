@@ -118,6 +118,7 @@ class FakeRuntime:
         self.clock: Callable[[], float] = time.monotonic
         self.throttle = Throttle()
         self.ended: list[str] = []
+        self.left: list[tuple[str, str]] = []
         self.prompts: list[list[int]] = []
         self.hints: list[tuple[str, str | None, bool, TurnHints]] = []
         self.turns = itertools.count(1)
@@ -183,6 +184,10 @@ class FakeProgram:
                 hints=hints,
             )
         )
+
+    def end_context(self, context: str) -> None:
+        self.runtime.left.append((self.program_id, context))
+        self.runtime.engine.end_context(self.program_id, context)
 
     async def end(self) -> None:
         self.runtime.ended.append(self.program_id)

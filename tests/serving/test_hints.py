@@ -70,11 +70,24 @@ class TestSubAgents:
         Agent(live, "look", **{"x-session-id": "k", "x-parent-session-id": "root"}, **ending).turn()
         _, _, last, hints = live.runtime.hints[-1]
         assert (last, hints.keep_seconds) == (False, 0.0)
-        assert live.runtime.ended == []
+        assert (live.runtime.ended, live.runtime.left) == ([], [("default/root", "context-2")])
+        live.wait_for("agentrt_pins", 1)
         Agent(live, "more", **{"x-session-id": "root"}, **ending).turn()
         assert live.runtime.hints[-1][2]
         live.wait_for("agentrt_programs", 0)
         assert live.runtime.ended == ["default/root"]
+
+    def test_its_deletion_is_not_its_roots(self, serve: Callable[..., LiveServer]) -> None:
+        live = serve()
+        Agent(live, "task", **{"x-session-id": "root"}).turn()
+        Agent(live, "look", **{"x-session-id": "k", "x-parent-session-id": "root"}).turn()
+        live.wait_for("agentrt_pins", 2)
+        assert live.http.delete(f"{live.url}/programs/k").status_code == 200
+        assert live.http.delete(f"{live.url}/programs/k").status_code == 404
+        assert live.runtime.left == [("default/root", "context-2")]
+        live.wait_for("agentrt_pins", 1)
+        assert live.http.delete(f"{live.url}/programs/root").status_code == 200
+        live.wait_for("agentrt_pins", 0)
 
     def test_agents_of_one_session(self, serve: Callable[..., LiveServer]) -> None:
         live = serve()
