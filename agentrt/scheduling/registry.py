@@ -21,6 +21,7 @@ from agentrt.scheduling.policies.length_aware import length_aware
 from agentrt.scheduling.policies.past_future import past_future
 from agentrt.scheduling.policies.plas import plas
 from agentrt.scheduling.policies.saga import saga
+from agentrt.scheduling.policies.slo import slo
 from agentrt.scheduling.policies.thunder import thunder
 from agentrt.scheduling.policies.uwfq import uwfq
 from agentrt.scheduling.policies.vtc import vtc
@@ -66,6 +67,7 @@ BUILTIN: dict[str, PolicyFactory] = {
     "program-fcfs": _plain(program_fcfs),
     "return-first": _plain(return_first),
     "saga": _plain(saga),
+    "slo": _plain(slo),
     "thunder": _plain(thunder),
     "uwfq": _plain(uwfq),
     "vtc": _plain(vtc),

@@ -111,6 +111,7 @@ class ProgramRun:
             tenant=self.program.tenant,
             next_tool=turn.next_tool,
             last=self.is_last,
+            hints=self.hints,
             program_arrival=self.arrival,
         )
 
