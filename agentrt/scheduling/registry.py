@@ -17,6 +17,7 @@ from agentrt.scheduling.fairness import by_tenants
 from agentrt.scheduling.fixed_ttl import fixed_ttl
 from agentrt.scheduling.policies.baselines import fcfs, program_fcfs, return_first
 from agentrt.scheduling.policies.infercept import infercept
+from agentrt.scheduling.policies.justitia import justitia
 from agentrt.scheduling.policies.length_aware import length_aware
 from agentrt.scheduling.policies.past_future import past_future
 from agentrt.scheduling.policies.plas import plas
@@ -61,6 +62,7 @@ BUILTIN: dict[str, PolicyFactory] = {
     "fcfs": _plain(fcfs),
     "fixed-ttl": fixed_ttl,
     "infercept": _plain(infercept),
+    "justitia": _plain(justitia),
     "length-aware": _plain(length_aware),
     "past-future": _plain(past_future),
     "plas": _plain(plas),

@@ -6,6 +6,7 @@ import pytest
 
 from agentrt.scheduling import Surroundings, make_policy
 from agentrt.scheduling.policies.infercept import Interception, wastes
+from agentrt.scheduling.policies.justitia import VirtualFinish, turn_cost
 from agentrt.scheduling.policies.length_aware import short_first, short_prefill_first
 from agentrt.scheduling.policies.past_future import OutputHistory, PeakAdmission, peak_tokens
 from agentrt.scheduling.policies.plas import AttainedService
@@ -177,6 +178,33 @@ class TestPastFuture:
         assert history.remaining(turn_of(output=5)) == 3
         assert history.remaining(turn_of(output=8)) == 42
         assert history.remaining(turn_of(output=5, max_output=6)) == 1
+
+
+class TestJustitia:
+    def test_cost(self):
+        assert turn_cost(100, 10) == 1050
+
+    def test_finish_is_virtual_arrival_and_the_types_mean_cost(self):
+        shares, first = VirtualFinish(), turn_of("a", output=10)
+        shares.submitted(first, 0.0)
+        assert shares.finish(first.program) == 0.0
+        shares.progressed(first, 100, 10, 1.0, 1.0)
+        assert shares.time == 1050.0
+        first.program.turns_served = 1
+        shares.program_ended(first.program, 2.0)
+        second, third = turn_of("b"), turn_of("c", output=2)
+        shares.submitted(second, 3.0)
+        shares.submitted(third, 3.0)
+        assert shares.finish(second.program) == 2100.0
+        shares.progressed(third, 100, 2, 1.0, 4.0)
+        assert shares.time == 1050.0 + turn_cost(100, 2) / 2
+
+    def test_the_least_finish_goes_first(self):
+        shares, early, late = VirtualFinish(), turn_of("a", submitted=9.0), turn_of("b")
+        shares.submitted(early, 0.0)
+        shares.time = 5.0
+        shares.submitted(late, 1.0)
+        assert shares.order(early) < shares.order(late)
 
 
 class TestLengthAware:

@@ -68,7 +68,7 @@ lags = st.lists(st.integers(0, 30), min_size=1, max_size=4)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     programs=st.lists(program_scripts, min_size=1, max_size=6),
     pool=st.integers(6, 24),
@@ -115,7 +115,7 @@ def test_same_input_gives_the_same_plans(policy, programs, pool, host, lags):
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     programs=st.lists(program_scripts, min_size=1, max_size=5),
     pool=st.integers(8, 24),
