@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from agentrt.engine.model.make import make_model
 from agentrt.runtime import Runtime, RuntimeConfig
 from agentrt.scheduling.hints import NO_HINTS
 from agentrt.serving.settings import ServeSettings
+from tests.hints.test_read import PLACED, merged, placed
 from tests.serving.conftest import LiveServer, chat_body, running
 from tests.serving.test_programs import Agent
 
@@ -207,3 +211,21 @@ class TestNoToken:
         for liar in (renamed, last_words, lies):
             assert conversation(real, liar, **asked) == plain
         assert len({text for text, _ in plain}) > 1
+
+    @settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.too_slow])
+    @given(st.lists(PLACED.filter(lambda part: part[0].startswith("body:")), max_size=6))
+    def test_anything_at_all(self, shared: LiveServer, parts: list[tuple[str, Any]]) -> None:
+        body: dict[str, Any] = {}
+        for label, value in parts:
+            body = merged(body, placed(label, value)[0])
+        texts = []
+        for asked in (chat_body(), chat_body() | body):
+            # Python's own JSON has NaN and endless numbers, as some clients' has
+            response = shared.http.post(
+                f"{shared.url}/chat/completions",
+                content=json.dumps(asked),
+                headers={"content-type": "application/json"},
+            )
+            assert response.status_code == 200, response.text
+            texts.append(response.json()["choices"][0]["message"]["content"])
+        assert texts[0] == texts[1]
