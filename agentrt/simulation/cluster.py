@@ -9,8 +9,6 @@ gives. A worker's long decode step is planned without knowing what will arrive; 
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,8 +17,6 @@ from typing import Any
 from agentrt.bench.recorder import Progress, RunProgress
 from agentrt.bench.records import ProgramOutcome
 from agentrt.bench.workload import Program
-from agentrt.cluster.placement import TurnAsk
-from agentrt.cluster.state import Assignment
 from agentrt.errors import InternalError
 from agentrt.scheduling.plan import (
     Event,
@@ -29,7 +25,9 @@ from agentrt.scheduling.plan import (
     TurnFinished,
     TurnStats,
 )
+from agentrt.simulation.carrier import Carrier
 from agentrt.simulation.clock import VirtualClock
+from agentrt.simulation.eventqueue import EventQueue, Kind
 from agentrt.simulation.flights import Away, Flight, Journey
 from agentrt.simulation.groups import Group, total
 from agentrt.simulation.network import Network
@@ -40,8 +38,6 @@ from agentrt.simulation.worker import SimulatedWorker
 
 __all__ = ["ClusterSimulation"]
 
-STEP, CALL, ARRIVAL, DELIVERY, COPY, SCALE, EPOCH = range(7)
-EPOCH_SECONDS = 0.1
 PROGRESS_EVENTS = 20_000
 
 
@@ -81,96 +77,93 @@ class ClusterSimulation:
         self._decoding = decoding
         self._groups = [serving] if decoding is None else [serving, decoding]
         self._ledger = ledger
-        self._network = network
         self._away = Away(
             tools,
             tool_memory,
             ledger,
-            lambda time, run: self._push(time, ARRIVAL, run),
-            lambda time, call: self._push(time, CALL, call),
+            lambda time, run: self._queue.push(time, Kind.ARRIVAL, run),
+            lambda time, call: self._queue.push(time, Kind.CALL, call),
         )
         self._failed: set[str] = set()
         self._stop = stop
         self._progress = progress
-        self._order = itertools.count()
-        self._heap: list[tuple[float, int, int, Any]] = []
-        self._ready: dict[SimulatedWorker, Group] = {}
-        self._flights: dict[str, Flight] = {}
-        self._journeys: dict[str, Journey] = {}
-        self._withdrawn: set[str] = set()
+        self._queue = EventQueue()
+        self._carrier = Carrier(network, self._queue, self._handle)
         self._ideal = IdealCache()
-        self._epoch_due = False
         self._done = [0, 0]
         self._totals = (len(arrivals), sum(len(program.turns) for _, program in arrivals))
         for time, program in arrivals:
             for run in ProgramRun(program, time).first_turns():
-                self._push(time, ARRIVAL, run)
+                self._queue.push(time, Kind.ARRIVAL, run)
         for time, change in scale:
-            self._push(time, SCALE, change)
+            self._queue.push(time, Kind.SCALE, change)
 
     def run(self) -> bool:
         """Run to the end; False if ``stop`` ended it sooner."""
-        while self._heap:
+        while self._queue:
             if self._stop():
                 self._abandon()
                 return False
-            now = self.clock.advance_to(max(self._heap[0][0], self.clock.now))
-            while self._heap and self._heap[0][0] <= now:
-                _, kind, _, what = heapq.heappop(self._heap)
-                self._dispatch(kind, what, now)
+            now = self.clock.advance_to(max(self._queue.next_time(), self.clock.now))
+            while self._queue.next_time() <= now:
+                self._dispatch(*self._queue.pop(), now)
             self._plan_ready(now)
             self._report(now)
-        if self._flights:
-            raise InternalError(f"{len(self._flights)} turns wait, yet no worker plans anything.")
+        if self._carrier.flights:
+            raise InternalError(
+                f"{len(self._carrier.flights)} turns wait, yet no worker plans anything."
+            )
         self._sample(self.clock.now)
         return True
 
-    def _push(self, time: float, kind: int, what: Any) -> None:
-        heapq.heappush(self._heap, (time, kind, next(self._order), what))
-
-    def _dispatch(self, kind: int, what: Any, now: float) -> None:
-        if kind == STEP:
-            self._step_ended(*what, now)
-        elif kind == ARRIVAL:
+    def _dispatch(self, kind: Kind, what: Any, now: float) -> None:
+        if kind == Kind.STEP:
+            worker, version, group = what
+            self._step_ended(worker, version, group, now)
+        elif kind == Kind.ARRIVAL:
             self._arrives(what, now)
-        elif kind == CALL:
+        elif kind == Kind.CALL:
             self._away.call_ended(what, now)
-        elif kind == DELIVERY:
-            self._delivered(*what, now)
-        elif kind == COPY:
-            self._copied(*what)
-        elif kind == SCALE:
-            self._scale(what, now)
+        elif kind == Kind.DELIVERY:
+            flight, pages = what
+            self._carrier.delivered(flight, pages, now)
+        elif kind == Kind.COPY:
+            worker, group = what
+            self._copied(worker, group)
+        elif kind == Kind.SCALE:
+            self._carrier.scale(self._serving, what, now)
         else:
-            self._rebalance(now)
+            self._carrier.rebalance(self._groups, now)
 
     # -- workers' steps ------------------------------------------------------------------------
 
     def _plan_ready(self, now: float) -> None:
-        while self._ready:
-            worker, group = self._ready.popitem()
+        while self._carrier.ready:
+            worker, group = self._carrier.ready.popitem()
             for refused in worker.take_in():
-                flight = self._flights.pop(refused.turn_id, None)
+                flight = self._carrier.flights.pop(refused.turn_id, None)
                 if flight is not None:
-                    self._end(self._journeys[flight.request.program_id], now, refused.reason)
+                    self._end(
+                        self._carrier.journeys[flight.request.program_id], now, refused.reason
+                    )
             end = worker.plan(now)
             self._handle(group, worker.scheduler.take_events(), now)
             if end is not None:
-                self._push(end, STEP, (worker, worker.version, group))
+                self._queue.push(end, Kind.STEP, (worker, worker.version, group))
             elif worker.next_copy() < math.inf:
-                self._push(worker.next_copy(), COPY, (worker, group))
+                self._queue.push(worker.next_copy(), Kind.COPY, (worker, group))
 
     def _step_ended(self, worker: SimulatedWorker, version: int, group: Group, now: float) -> None:
         if version != worker.version:
             return  # it was cut short, and another event stands for its end
         self._handle(group, worker.commit(now), now)
-        self._ready[worker] = group
+        self._carrier.ready[worker] = group
         if now >= self._ledger.sampler.due:
             self._sample(now)
 
     def _copied(self, worker: SimulatedWorker, group: Group) -> None:
         if not worker.busy:
-            self._ready[worker] = group
+            self._carrier.ready[worker] = group
 
     def _handle(self, group: Group, events: Sequence[Event], now: float) -> None:
         for event in events:
@@ -188,83 +181,21 @@ class ClusterSimulation:
         name = run.program.program
         if name in self._failed:
             return
-        if name not in self._journeys:
-            self._journeys[name] = Journey(run.program, run.arrival)
+        if name not in self._carrier.journeys:
+            self._carrier.journeys[name] = Journey(run.program, run.arrival)
         run.ideal = self._ideal.prefill(run.turn)
         request = run.request()
         if self._decoding is not None:
             request = replace(request, max_output=1)
         flight = Flight(run, request, self._serving, now)
-        self._flights[request.turn_id] = flight
-        self._place(flight, now)
-
-    def _place(self, flight: Flight, now: float) -> None:
-        request, turn = flight.request, flight.run.turn
-        ask = TurnAsk(
-            request.turn_id,
-            request.program_id,
-            len(request.tokens),
-            request.max_output,
-            turn.blocks,
-            turn.block_tokens,
-        )
-        assigned = flight.group.router.submit(ask, now)
-        self._route(flight, assigned, now)
-        self._plan_epoch(flight.group, now)
-
-    def _route(self, flight: Flight, assigned: Assignment, now: float) -> None:
-        """Send a turn to its worker, after the KV that it needs."""
-        group, request = flight.group, flight.request
-        target = flight.worker = group.workers[assigned.worker]
-        self._journeys[request.program_id].seen[target] = group
-        source = group.workers[assigned.source] if assigned.source is not None else None
-        pages = source.held(request) if source is not None else 0
-        if source is not None:
-            source.scheduler.end_program(request.program_id, now)
-            self._handle(group, source.scheduler.take_events(), now)
-        if flight.prefilled is not None:
-            source = self._prefiller(flight)
-            pages = (len(request.tokens) - 1) // target.cache.page_size
-        missing = pages - target.held(request) if pages else 0
-        if source is None or missing <= 0:
-            self._deliver(flight, now)
-            return
-        flight.travelling = True
-        tokens = missing * target.cache.page_size
-        self._push(
-            self._network.send(source.name, target.name, tokens, now), DELIVERY, (flight, pages)
-        )
-
-    def _prefiller(self, flight: Flight) -> SimulatedWorker:
-        home = self._serving.router.home(flight.request.program_id)
-        if home is None:
-            raise InternalError(f"Nobody has prefilled {flight.request.turn_id}.")
-        return self._serving.workers[home]
-
-    def _delivered(self, flight: Flight, pages: int, now: float) -> None:
-        if self._flights.get(flight.request.turn_id) is not flight or flight.worker is None:
-            return
-        flight.travelling = False
-        flight.worker.bring(flight.request, pages, now)
-        self._deliver(flight, now)
-
-    def _deliver(self, flight: Flight, now: float) -> None:
-        worker = flight.worker
-        if worker is None:
-            raise InternalError(f"{flight.request.turn_id} has no worker.")
-        worker.deliver(flight.request, flight.submitted)
-        if not worker.busy:
-            self._ready[worker] = flight.group
-            return
-        end = worker.cut(now)
-        if end is not None:
-            self._push(end, STEP, (worker, worker.version, flight.group))
+        self._carrier.flights[request.turn_id] = flight
+        self._carrier.place(flight, now)
 
     def _finished(self, stats: TurnStats, now: float) -> None:
-        if stats.turn_id in self._withdrawn:
-            self._withdrawn.discard(stats.turn_id)
+        if stats.turn_id in self._carrier.withdrawn:
+            self._carrier.withdrawn.discard(stats.turn_id)
             return
-        flight = self._flights.pop(stats.turn_id, None)
+        flight = self._carrier.flights.pop(stats.turn_id, None)
         if flight is None:
             return  # cancelled together with its program, which is already accounted for
         tokens = stats.prompt_tokens + stats.output_tokens
@@ -281,12 +212,13 @@ class ClusterSimulation:
         if self._decoding is None:
             raise InternalError("There is no group that decodes.")
         request = replace(flight.request, max_output=whole - 1)
-        onward = Flight(flight.run, request, self._decoding, now, prefilled=stats)
-        self._flights[stats.turn_id] = onward
-        self._place(onward, now)
+        onward = Flight(flight.run, request, self._decoding, now)
+        onward.prefilled, onward.prefiller = stats, flight.worker
+        self._carrier.flights[stats.turn_id] = onward
+        self._carrier.place(onward, now)
 
     def _complete(self, flight: Flight, stats: TurnStats, now: float) -> None:
-        run, journey = flight.run, self._journeys[stats.program_id]
+        run, journey = flight.run, self._carrier.journeys[stats.program_id]
         self._done[1] += 1
         self._ledger.turn(run.program, run.index, run.ideal, stats)
         if stats.reason not in ("stop", "length"):
@@ -300,7 +232,7 @@ class ClusterSimulation:
 
     def _end(self, journey: Journey, now: float, failed: str = "") -> None:
         name = journey.program.program
-        self._journeys.pop(name, None)
+        self._carrier.journeys.pop(name, None)
         self._done[0] += 1
         if failed:
             self._forget_others(name)
@@ -318,15 +250,15 @@ class ClusterSimulation:
     def _forget_others(self, name: str) -> None:
         """Of a program that has failed no other turn counts or comes any more."""
         self._failed.add(name)
-        for turn, flight in list(self._flights.items()):
+        for turn, flight in list(self._carrier.flights.items()):
             if flight.request.program_id == name:
-                del self._flights[turn]
+                del self._carrier.flights[turn]
                 if flight.worker is not None:
                     flight.worker.withdraw(turn)
 
     def _abandon(self) -> None:
         """Account for programs that had arrived when the run was stopped."""
-        for journey in sorted(self._journeys.values(), key=lambda row: row.arrival):
+        for journey in sorted(self._carrier.journeys.values(), key=lambda row: row.arrival):
             self._ledger.program(
                 journey.program,
                 journey.arrival,
@@ -334,54 +266,6 @@ class ClusterSimulation:
                 "cancelled",
                 "The run was stopped.",
             )
-
-    # -- moving turns --------------------------------------------------------------------------
-
-    def _plan_epoch(self, group: Group, now: float) -> None:
-        """See to it that idle workers ask for work while turns wait."""
-        if group.router.placement.steal is None or self._epoch_due or len(group.workers) == 1:
-            return
-        self._epoch_due = True
-        epoch = int(now / EPOCH_SECONDS) + 1
-        if epoch * EPOCH_SECONDS <= now:  # the division was rounded down
-            epoch += 1
-        self._push(epoch * EPOCH_SECONDS, EPOCH, None)
-
-    def _rebalance(self, now: float) -> None:
-        self._epoch_due = False
-        for group in self._groups:
-            for steal in group.router.rebalance(now):
-                flight = self._flights[steal.turn_id]
-                if flight.travelling:
-                    continue
-                moved = group.router.accept_steal(steal, now)
-                if moved is not None:
-                    self._redirect(flight, moved, now)
-            if group.router.pending and self._heap:
-                self._plan_epoch(group, now)
-
-    def _redirect(self, flight: Flight, moved: Assignment, now: float) -> None:
-        """Take a waiting turn back from its worker and send it to another one."""
-        worker, turn = flight.worker, flight.request.turn_id
-        if flight.travelling or worker is None:
-            flight.worker = flight.group.workers[moved.worker]
-            self._journeys[moved.program_id].seen[flight.worker] = flight.group
-            return
-        if worker.withdraw(turn) is None:
-            self._withdrawn.add(turn)
-            if not worker.scheduler.cancel(turn, now):
-                raise InternalError(f"{turn} is neither at {worker.name} nor on its way there.")
-            self._handle(flight.group, worker.scheduler.take_events(), now)
-        self._route(flight, moved, now)
-
-    def _scale(self, change: int, now: float) -> None:
-        group = self._serving
-        group.grow(max(change, 0), now)
-        self._plan_epoch(group, now)
-        names = [worker.name for worker in group.router.accepting()]
-        for name in reversed(names[len(names) + change :] if change < 0 else []):
-            for moved in group.router.drain_worker(name, now):
-                self._redirect(self._flights[moved.turn_id], moved, now)
 
     # -- reports -------------------------------------------------------------------------------
 
@@ -406,7 +290,7 @@ class ClusterSimulation:
                 programs=self._totals[0],
                 turns_done=self._done[1],
                 turns=self._totals[1],
-                running=len(self._flights) - pending,
+                running=len(self._carrier.flights) - pending,
                 waiting=pending,
             )
         )

@@ -76,8 +76,8 @@ def fit(
     _check(steps, reloads)
     weights = _solve([(row.terms, row.seconds) for row in steps], relative=relative)
     if not relative:
-        told = sum(_predict(weights, row) for row in steps)
-        weights = [value * sum(row.seconds for row in steps) / told for value in weights]
+        whole = sum(_predict(weights, row) for row in steps)
+        weights = [value * sum(row.seconds for row in steps) / whole for value in weights]
     r2, points = _quality(steps, weights)
     fields: dict[str, Any] = dict(limits)
     if reloads:
@@ -220,7 +220,10 @@ def read_points(path: Path) -> tuple[list[Observation], list[tuple[int, float]],
         raise ConfigError(f"{path} cannot be read: {error}.", remedy=f"Write {POINTS}.") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected one object.", remedy=f"Write {POINTS}.")
-    steps = [Observation(*map(int, row[:4]), row[4]) for row in _rows(path, data, "steps", 5, 5)]
+    steps: list[Observation] = []
+    for row in _rows(path, data, "steps", 5, 5):
+        prefilled, pairs, sequences, context = map(int, row[:4])
+        steps.append(Observation(prefilled, pairs, sequences, context, row[4]))
     for row in _rows(path, data, "prefill", 2, 3):
         tokens, cached = int(row[0]), int(row[1]) if len(row) == 3 else 0
         pairs = tokens * (2 * cached + tokens + 1) // 2

@@ -27,6 +27,7 @@ class Flight:
     worker: SimulatedWorker | None = None
     travelling: bool = False
     prefilled: TurnStats | None = None
+    prefiller: SimulatedWorker | None = None
 
     def account(self, last: TurnStats) -> TurnStats:
         """Return the account of the whole turn; ``last`` is that of where it ended.
