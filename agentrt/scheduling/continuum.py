@@ -10,7 +10,12 @@ turns whose KV had been evicted, and ``S[f]`` the observed gaps after tool ``f``
 Cold start: with at most ``K`` gaps known in all, the optimum for ``gap ~ Exp(1)`` and ``eta = 1``,
 ``tau = ln B`` for ``B > 1``, else 0. With at most ``K`` gaps known for the tool, the gaps of all
 tools stand in. The paper leaves open the window of ``T`` (100 samples here), ties (the smallest
-tau), and how many gaps are kept (4,096).
+tau), and how many gaps are kept (4,096). A pin belongs to a context: a program with sub-agents has
+several, where the paper has one.
+
+Known defects: a tool's name says little of its time, and independent runs found the gain below that
+of the best fixed TTL; the head of the queue breaks pins, so that under pressure few survive; first
+turns wait behind all that return (1,800 s in one run), which only ``max_wait`` bounds here.
 """
 
 from __future__ import annotations
