@@ -117,8 +117,10 @@ class Planner:
             for turn in ranked:
                 if budget <= 0:
                     return
-                first = first or turn
                 verdict = self._verdict(turn, now)
+                if verdict == "hold":
+                    continue
+                first = first or turn
                 if verdict == "skip":
                     continue
                 if verdict == "wait" or not self._enter(turn, slices, now):

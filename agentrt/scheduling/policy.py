@@ -104,7 +104,7 @@ class Retention(Protocol):
         ...
 
 
-Verdict: TypeAlias = Literal["start", "wait", "skip"]
+Verdict: TypeAlias = Literal["start", "wait", "skip", "hold"]
 
 
 class Admission(Protocol):
@@ -112,7 +112,8 @@ class Admission(Protocol):
 
     ``wait`` blocks the queue behind it, ``skip`` lets the next in order try. A turn aged past the
     waiting bound is not asked about, and something always runs: where nothing does and everything
-    was held back, the first in order starts.
+    was held back, the first in order starts. ``hold`` is a ``skip`` that this does not overrule: it
+    must end by itself, by time (``next_change``) or with something else that is under way.
     """
 
     def verdict(self, turn: TurnView, pool: PoolView, now: float) -> Verdict: ...
