@@ -31,7 +31,7 @@ from agentrt.simulation.eventqueue import EventQueue, Kind
 from agentrt.simulation.flights import Away, Flight, Journey
 from agentrt.simulation.groups import Group, total
 from agentrt.simulation.network import Network
-from agentrt.simulation.programs import IdealCache, ProgramRun
+from agentrt.simulation.programs import Foretelling, IdealCache, ProgramRun
 from agentrt.simulation.tally import Ledger
 from agentrt.simulation.toolhosts import ToolHosts
 from agentrt.simulation.worker import SimulatedWorker
@@ -53,6 +53,7 @@ class ClusterSimulation:
         tools: where tool calls run; None: without limit.
         tool_memory: bytes that the tool calls after a turn need, given program and turn index.
         scale: ``(seconds, workers more or less)`` of ``serving``.
+        foretell: is told what comes next, for policies that are oracles.
         stop: asked all the time; once true the run ends and is left incomplete.
         progress: called now and then.
     """
@@ -68,6 +69,7 @@ class ClusterSimulation:
         tools: ToolHosts | None = None,
         tool_memory: Callable[[Program, int], int] = lambda program, index: 0,
         scale: Sequence[tuple[float, int]] = (),
+        foretell: Foretelling | None = None,
         stop: Callable[[], bool] = lambda: False,
         progress: Progress | None = None,
     ) -> None:
@@ -83,7 +85,9 @@ class ClusterSimulation:
             ledger,
             lambda time, run: self._queue.push(time, Kind.ARRIVAL, run),
             lambda time, call: self._queue.push(time, Kind.CALL, call),
+            foretell,
         )
+        self._foretell = foretell
         self._failed: set[str] = set()
         self._stop = stop
         self._progress = progress
@@ -184,6 +188,8 @@ class ClusterSimulation:
         if name not in self._carrier.journeys:
             self._carrier.journeys[name] = Journey(run.program, run.arrival)
         run.ideal = self._ideal.prefill(run.turn)
+        if self._foretell is not None:
+            self._foretell.arrives(run, now)
         request = run.request()
         if self._decoding is not None:
             request = replace(request, max_output=1)
@@ -234,6 +240,8 @@ class ClusterSimulation:
         name = journey.program.program
         self._carrier.journeys.pop(name, None)
         self._done[0] += 1
+        if self._foretell is not None:
+            self._foretell.ends(ProgramRun(journey.program, journey.arrival))
         if failed:
             self._forget_others(name)
         for worker in journey.seen:

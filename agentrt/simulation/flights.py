@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from agentrt.bench.workload import Program
 from agentrt.scheduling.plan import TurnRequest, TurnStats
 from agentrt.simulation.groups import Group
-from agentrt.simulation.programs import ProgramRun
+from agentrt.simulation.programs import Foretelling, ProgramRun
 from agentrt.simulation.tally import Ledger
 from agentrt.simulation.toolhosts import ToolCall, ToolHosts
 from agentrt.simulation.worker import SimulatedWorker
@@ -68,6 +68,7 @@ class Away:
         ledger: is told of every gap.
         arrive: is given the time at which a turn arrives, and the turn.
         call_ends: is given the time at which a tool call ends, and the call.
+        foretell: is told when turns come back, for policies that are oracles.
     """
 
     def __init__(
@@ -77,12 +78,14 @@ class Away:
         ledger: Ledger,
         arrive: Callable[[float, ProgramRun], None],
         call_ends: Callable[[float, ToolCall], None],
+        foretell: Foretelling | None = None,
     ) -> None:
         self.tools = tools
         self._memory = memory
         self._ledger = ledger
         self._arrive = arrive
         self._call_ends = call_ends
+        self._foretell = foretell
 
     def leave(self, run: ProgramRun, finished: float) -> None:
         """A turn ended: its gap begins, now or when there is room for its tool call."""
@@ -109,5 +112,10 @@ class Away:
         """The gap of a turn that ended at ``left`` begins at ``started``."""
         back = started + (run.turn.gap or 0.0)
         self._ledger.gap(run.program, run.index, left, back)
-        for time, following in run.next_turns(back):
+        ready = run.next_turns(back)
+        if self._foretell is not None and run.branches:
+            self._foretell.branches(run, started)
+        elif self._foretell is not None:
+            self._foretell.leaves(run, back)
+        for time, following in ready:
             self._arrive(time, following)

@@ -9,6 +9,7 @@ from typing import Any
 
 from agentrt.bench.isolated import isolated_seconds
 from agentrt.bench.metrics import measure
+from agentrt.bench.policies import ORACLES
 from agentrt.bench.recorder import Progress, Recorder
 from agentrt.bench.records import RunRecord
 from agentrt.bench.workload import Program
@@ -20,9 +21,11 @@ from agentrt.scheduling.policy import lru_score
 from agentrt.scheduling.surroundings import Surroundings
 from agentrt.simulation.cluster import ClusterSimulation
 from agentrt.simulation.cost import CostModel
+from agentrt.simulation.future import Future
 from agentrt.simulation.groups import Group
 from agentrt.simulation.link import Link
 from agentrt.simulation.network import Network
+from agentrt.simulation.programs import Foretelling
 from agentrt.simulation.synthesis import origin
 from agentrt.simulation.tally import Tally
 from agentrt.simulation.toolhosts import ToolHosts
@@ -128,7 +131,12 @@ def play(
     With ``rows`` the record keeps every turn, else only sums are kept: for runs of any size.
     """
     network = Network(settings.bandwidth, settings.latency, settings.cost.kv_token_bytes)
-    serving, decoding = _groups(record, settings, placement, network, len(arrivals))
+    future = Future() if record.policy.partition("=")[0] in ORACLES else None
+
+    def worker(name: str) -> SimulatedWorker:
+        return _worker(name, record.policy, settings, len(arrivals), future)
+
+    serving, decoding = _groups(settings, placement, network, record.seed, worker)
     isolated = _isolated([program for _, program in arrivals], settings.cost)
     tally = Tally(record, isolated, interval=10.0)
     tools = _tools(settings)
@@ -141,6 +149,7 @@ def play(
         tools=tools,
         tool_memory=tool_memory,
         scale=settings.scale,
+        foretell=None if future is None else Foretelling(future, settings.cost),
         stop=stop,
         progress=progress,
     )
@@ -178,12 +187,16 @@ def _tools(settings: ClusterSettings) -> ToolHosts | None:
 
 
 def _groups(
-    record: RunRecord, settings: ClusterSettings, placement: str, network: Network, programs: int
+    settings: ClusterSettings,
+    placement: str,
+    network: Network,
+    seed: int,
+    worker: Callable[[str], SimulatedWorker],
 ) -> tuple[Group, Group | None]:
     def group(name: str, count: int) -> Group:
         chosen = make_placement(placement, steal=settings.steal)
-        router = Router(chosen, move_seconds=network.seconds, seed=record.seed)
-        made = Group(name, router, lambda worker: _worker(worker, record, settings, programs))
+        router = Router(chosen, move_seconds=network.seconds, seed=seed)
+        made = Group(name, router, worker)
         made.grow(count, 0.0)
         return made
 
@@ -193,16 +206,17 @@ def _groups(
 
 
 def _worker(
-    name: str, record: RunRecord, settings: ClusterSettings, programs: int
+    name: str, policy_name: str, settings: ClusterSettings, programs: int, future: Future | None
 ) -> SimulatedWorker:
     cost, page = settings.cost, settings.page_tokens
     host_pages = settings.host_tokens // page
     policy = make_policy(
-        record.policy,
+        policy_name,
         Surroundings(
             prefill_seconds=cost.prefill_seconds,
             reload_seconds=cost.reload if host_pages else None,
             capacity=settings.pool_tokens,
+            foresight=future,
         ),
     )
     config = SchedulerConfig(

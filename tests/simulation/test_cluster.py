@@ -186,3 +186,26 @@ def test_stopping_keeps_what_has_ended():
         ("a", "finished"),
         ("b", "cancelled"),
     ]
+
+
+def test_a_foretelling_is_told_returns_and_ends():
+    from agentrt.simulation.future import Future
+    from agentrt.simulation.programs import Foretelling
+    from tests.bench.builders import COST
+
+    future = Future()
+    told = []
+    watched = Foretelling(future, COST)
+    one = program("a", turn(16, 2, gap=4.0), turn(32, 2, reused=18))
+    serving = group(count=2)
+    original = future.set_return
+
+    def note(name: str, context: str, time: float) -> None:
+        told.append(time)
+        original(name, context, time)
+
+    future.set_return = note  # type: ignore[method-assign]
+    record = simulate([(0.0, one)], serving, foretell=watched)
+    # Handed in, away until the second turn, handed in again.
+    assert told == [0.0, record.turns[1].submitted, record.turns[1].submitted]
+    assert future.remaining_seconds("a") == 0.0
