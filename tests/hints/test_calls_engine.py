@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from agentrt.engine.engine import Engine, EngineRequest
@@ -41,9 +43,9 @@ async def test_the_policy_is_told(text: str, hint: str | None, tool: str | None)
     notes, tokenizer = Tools(), CharTokenizer()
     scheduler = Scheduler(PageCache(64, 4, lru_score), Policy("notes", by_arrival, notes))
     backend = FakeTurnBackend(4, tokenizer.vocab_size)
-    options = {"tokenizer": tokenizer, "check": True}
+    recognise = partial(called_tool, command_name=tool_name)
     async with Engine(
-        scheduler, backend, called_tool=lambda said: called_tool(said, tool_name), **options
+        scheduler, backend, tokenizer=tokenizer, check=True, called_tool=recognise
     ) as engine:
         request = EngineRequest(
             "p/0", "p", tokenizer.encode("look"), forced=tokenizer.encode(text), next_tool=hint
