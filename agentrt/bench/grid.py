@@ -50,14 +50,14 @@ class Grid:
                 yield cell, policy, lost
 
     def table(self) -> Table:
-        """Return mean completion times, a row a cell; losing ones are marked."""
-        policies = list(dict.fromkeys(name for one in self.cells.values() for name in one.policies))
+        """Return mean completion times, a row a policy, a column a cell; losing ones are marked."""
+        policies = dict.fromkeys(name for one in self.cells.values() for name in one.policies)
         table = Table(box=None, pad_edge=False, caption="mean completion time; ! worse than fcfs")
-        table.add_column("pool, rate")
-        for name in policies:
-            table.add_column(name, justify="right", overflow="fold")
-        for cell, comparison in self.cells.items():
-            table.add_row(cell, *(_cell(comparison, name) for name in policies))
+        table.add_column("policy")
+        for cell in self.cells:
+            table.add_column(cell, justify="right", overflow="fold")
+        for policy in policies:
+            table.add_row(policy, *(_cell(one, policy) for one in self.cells.values()))
         return table
 
 

@@ -107,7 +107,9 @@ def _state(record: RunRecord, reused: bool) -> str:
 
 
 def summary_table(comparison: Comparison) -> Table:
-    """Return the main figures, one column a policy, averaged over its seeds."""
+    """Return the main figures averaged over the seeds: a column a policy, or a row if many."""
+    if len(comparison.metrics) > MOST_COLUMNS:
+        return _tall_table(comparison)
     heads = [
         name if figures["complete"] else f"{name} (interrupted)"
         for name, figures in comparison.metrics.items()
@@ -121,6 +123,20 @@ def summary_table(comparison: Comparison) -> Table:
     pins = [figures["pins"] for figures in comparison.metrics.values()]
     for outcome in pins[0] if pins else ():
         table.add_row(f"pins {outcome.replace('_', ' ')}", *(f"{row[outcome]:g}" for row in pins))
+    return table
+
+
+def _tall_table(comparison: Comparison) -> Table:
+    """Return a row a policy; beside the mean time half its 95 % interval."""
+    first, *others = (label for label, _, _ in TALL)
+    table = _new_table(("policy", first, "± 95 %", *others))
+    table.columns[0].no_wrap = True
+    for policy, figures in comparison.metrics.items():
+        cells = [form(figures.get(key)) for _, key, form in TALL]
+        spread = comparison.intervals.get(policy, {}).get("jct_mean")
+        cells.insert(1, "-" if spread is None else seconds((spread[1] - spread[0]) / 2))
+        name = policy if figures["complete"] else f"{policy} (interrupted)"
+        table.add_row(name, *cells)
     return table
 
 
@@ -182,6 +198,15 @@ LIVE_FIGURES = (
     ("prefill_ratio", number),
     ("prefix_hit_share", share),
     ("longest_wait", seconds),
+)
+MOST_COLUMNS = 7
+TALL = (
+    ("time mean", "jct_mean", seconds),
+    ("time P90", "jct_p90", seconds),
+    ("slowdown P90", "slowdown_p90", number),
+    ("longest wait", "longest_wait", seconds),
+    ("prefilled / ideal", "prefill_ratio", number),
+    ("aged overtaken", "overtaken_aged", number),
 )
 SUMMARY = (
     ("completion time mean", "jct_mean", seconds),

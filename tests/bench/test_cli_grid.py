@@ -11,7 +11,7 @@ from agentrt.scheduling import registry
 from agentrt.scheduling.fixed_ttl import fixed_ttl
 from agentrt.scheduling.policy import Listener
 from tests.bench.builders import small_workload, write_workload_file
-from tests.bench.test_cli_bench import call
+from tests.bench.test_cli_bench import SIMULATED, call
 
 
 @pytest.fixture
@@ -139,3 +139,13 @@ def test_a_drawn_workload_is_named_like_a_file(monkeypatch, capsys, tmp_path):
     assert 0 <= told["policies"]["fcfs"]["deadlines_met"] <= 1
     assert call(monkeypatch, "bench", "compare", "synthetic:nothing", *GRID) == 2
     assert "ten-tenants" in capsys.readouterr().err
+
+
+def test_many_policies_are_rows(monkeypatch, capsys, tmp_path, tiny):
+    base = ("bench", "compare", tiny, *SIMULATED, "--policies", "fixed-ttl,fcfs,plas", "--seeds")
+    where = ("--quiet", "--out", str(tmp_path / "out"))
+    assert call(monkeypatch, *base, "2", *where) == 0
+    lines = capsys.readouterr().out.splitlines()
+    named = [line for line in lines if line.startswith(("fixed-ttl=", "fcfs", "plas"))]
+    assert len(named) == 8
+    assert all(line.count(" s") + line.count(" ms") >= 3 for line in named)
