@@ -19,6 +19,7 @@ __all__ = [
     "OutputLimitExceeded",
     "ProgramTooLarge",
     "QueueFull",
+    "QuotaExceeded",
     "RequestError",
     "SandboxError",
     "SandboxGone",
@@ -73,6 +74,17 @@ class ProgramTooLarge(CapacityError):
 
 class QueueFull(CapacityError):
     """Too many turns are waiting; try again later."""
+
+
+class QuotaExceeded(QueueFull):
+    """A tenant's quota is used up, and so are its places in the queue.
+
+    ``retry_after`` is in seconds.
+    """
+
+    def __init__(self, message: str, *, remedy: str, retry_after: float) -> None:
+        super().__init__(message, remedy=remedy)
+        self.retry_after = retry_after
 
 
 class RequestError(AgentRTError):

@@ -6,9 +6,9 @@ import itertools
 import os
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +27,10 @@ from agentrt.scheduling import (
     Surroundings,
     make_policy,
 )
+from agentrt.scheduling.fairness import by_tenants
 from agentrt.scheduling.plan import Event
+from agentrt.scheduling.policy import Policy
+from agentrt.scheduling.tenants import TenantBook, TenantSettings, with_quotas
 from agentrt.tools import tool_name
 
 if TYPE_CHECKING:
@@ -69,6 +72,7 @@ class RuntimeConfig:
         sandbox: a sandbox kind, ``auto`` for the strongest that works, None for no sandboxes.
         image: image of docker sandboxes whose spec names none.
         trusted: lets ``auto`` fall back to plain processes. Only for work that ships with agentrt.
+        tenants: weights and quotas by tenant; who is missing has weight 1 and no quota.
     """
 
     model: str | None = None
@@ -85,6 +89,7 @@ class RuntimeConfig:
     sandbox: str | None = "auto"
     image: str | None = None
     trusted: bool = False
+    tenants: Mapping[str, TenantSettings] = field(default_factory=dict)
 
     def scheduler_config(self) -> SchedulerConfig:
         """Return the scheduler's part.
@@ -112,8 +117,10 @@ class Runtime:
         model_name: str,
         choice: Choice | None,
         clock: Callable[[], float],
+        tenants: TenantBook,
     ) -> None:
         self.config = config
+        self.tenants = tenants
         self.tokenizer = tokenizer
         self.model_name = model_name
         self.max_context = model.config.max_positions
@@ -149,10 +156,12 @@ class Runtime:
                 await stack.enter_async_context(choice.provider)
             # Loading cannot be interrupted half-way; it is short.
             loaded = await anyio.to_thread.run_sync(_load, config)
-            engine = _assemble(config, *loaded, on_event=on_event, on_step=on_step, clock=clock)
+            engine, tenants = _assemble(
+                config, *loaded, on_event=on_event, on_step=on_step, clock=clock
+            )
             await stack.enter_async_context(engine)
             model, tokenizer, name = loaded
-            runtime = cls(config, engine, model, tokenizer, name, choice, clock)
+            runtime = cls(config, engine, model, tokenizer, name, choice, clock, tenants)
             stack.push_async_callback(runtime._end_programs)
             yield runtime
 
@@ -264,7 +273,7 @@ def _assemble(
     on_event: Callable[[Event], None] | None,
     on_step: OnStep | None,
     clock: Callable[[], float],
-) -> Engine:
+) -> tuple[Engine, TenantBook]:
     """Wire page cache, policy, scheduler, attention and backend into an engine."""
     from agentrt.engine.attention.torch_paged import TorchPagedAttention
     from agentrt.engine.engine import Engine
@@ -274,8 +283,7 @@ def _assemble(
 
     pages = _pool_pages(config, model)
     cost = OnlinePrefillCost()
-    around = Surroundings(prefill_seconds=cost, capacity=pages * config.page_size)
-    policy = make_policy(config.policy, around)
+    policy, tenants = _policy(config, cost, pages * config.page_size)
     retention = policy.retention
     kv = PageCache(pages, config.page_size, retention.score, rescore=retention.rescore)
     scheduler = Scheduler(kv, policy, config.scheduler_config(), step_observer=cost)
@@ -285,7 +293,7 @@ def _assemble(
     backend: TurnBackend = TorchBackend(model, attention)
     if on_step is not None:
         backend = ObservedBackend(backend, on_step, clock)
-    return Engine(
+    engine = Engine(
         scheduler,
         backend,
         tokenizer=tokenizer,
@@ -293,6 +301,19 @@ def _assemble(
         on_event=on_event,
         called_tool=partial(called_tool, command_name=tool_name),
     )
+    return engine, tenants
+
+
+def _policy(
+    config: RuntimeConfig, cost: OnlinePrefillCost, capacity: int
+) -> tuple[Policy, TenantBook]:
+    """Make the policy, with the tenants' shares above its order where it has none of its own."""
+    weights = {name: one.weight for name, one in config.tenants.items()}
+    around = Surroundings(prefill_seconds=cost, capacity=capacity, tenants=weights)
+    policy = make_policy(config.policy, around)
+    if policy.groups is None and any(weight != 1 for weight in weights.values()):
+        policy = by_tenants(policy, weights)
+    return with_quotas(policy, config.tenants)
 
 
 def _pool_pages(config: RuntimeConfig, model: Decoder) -> int:

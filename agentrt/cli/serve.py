@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +16,7 @@ from agentrt.errors import ConfigError
 
 if TYPE_CHECKING:
     from agentrt.runtime import Runtime, RuntimeConfig
+    from agentrt.scheduling.tenants import TenantSettings
     from agentrt.serving.settings import ServeSettings
 
 __all__ = ["command"]
@@ -63,6 +65,10 @@ def command(
         Path | None,
         typer.Option("--api-keys", metavar="FILE", help="Lines 'KEY TENANT'; default: no keys."),
     ] = None,
+    config_file: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="FILE", help="TOML with tables [tenants.NAME]."),
+    ] = None,
     guides: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Guide runs whose questions may be answered over HTTP."),
@@ -91,6 +97,7 @@ def command(
         max_seqs=max_seqs,
         max_wait=max_wait,
         dtype=dtype,
+        tenants=_tenants(config_file),
         sandbox=None,  # tools run at the clients: the server starts none
     )
     options = _Options(host, port, policy, api_keys, guides, drain, access_log)
@@ -115,6 +122,29 @@ async def _serve(config: RuntimeConfig, options: _Options) -> None:
             )
             console.print("Closing the engine …", style="dim")
     console.print("Stopped.")
+
+
+def _tenants(path: Path | None) -> dict[str, TenantSettings]:
+    """Return weights and quotas of tenants from a configuration file.
+
+    Raises:
+        ConfigError: it cannot be read, or holds something else than ``[tenants.NAME]`` tables.
+    """
+    from agentrt.scheduling.tenants import parse_tenants
+
+    if path is None:
+        return {}
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"Cannot read {path}: {error}.", remedy="Name a TOML file.") from error
+    tenants = tables.pop("tenants", {})
+    if tables or not isinstance(tenants, dict):
+        raise ConfigError(
+            f"{path} holds {', '.join(sorted(tables)) or 'tenants that are no table'}.",
+            remedy="Write tables [tenants.NAME] and nothing else.",
+        )
+    return parse_tenants(tenants, where=str(path))
 
 
 def _settings(options: _Options) -> ServeSettings:

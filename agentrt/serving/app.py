@@ -15,7 +15,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from agentrt.errors import AgentRTError, Cancelled, InternalError, InvalidRequest
+from agentrt.errors import (
+    AgentRTError,
+    Cancelled,
+    InternalError,
+    InvalidRequest,
+    QuotaExceeded,
+)
 from agentrt.identity import Identity, identify
 from agentrt.serving import openai
 from agentrt.serving.auth import Tenants
@@ -112,7 +118,9 @@ class _Server:
         registry = ProgramRegistry(
             runtime, settings.limits, make_builder=make_builder, clock=runtime.clock
         )
-        metrics = Metrics(runtime.statistics, registry.statistics, runtime.clock)
+        metrics = Metrics(
+            runtime.statistics, registry.statistics, runtime.tenants.statistics, runtime.clock
+        )
         self.desk = Desk(settings, registry, metrics, Gate())
         self.guides = GuideRuns(settings.guides) if settings.guides is not None else None
 
@@ -141,15 +149,32 @@ class _Server:
 
     async def chat(self, request: Request) -> Response:
         """``POST /v1/chat/completions``."""
-        tenant = self._tenants.tenant(request.headers)
+        tenant = self._admitted_tenant(request)
         body = await self._body(request)
         asked = parse_chat(body)
         who = self._identify(request, body, asked)
         return TurnResponse(self.desk, self._jobs.chat(tenant, who, asked, self._head("chatcmpl")))
 
+    def _admitted_tenant(self, request: Request) -> str:
+        """Return the tenant of a request for a turn.
+
+        Raises:
+            AccessDenied: it has no valid key.
+            QuotaExceeded: the tenant's quota is used up, and a turn may not wait for more of it.
+        """
+        tenant = self._tenants.tenant(request.headers)
+        seconds = self._runtime.tenants.refusal(tenant, self._runtime.clock())
+        if seconds is not None:
+            raise QuotaExceeded(
+                f"The quota of {tenant} is used up, and no more of its turns may wait.",
+                remedy="Try again after the time in Retry-After, or ask for a larger quota.",
+                retry_after=seconds,
+            )
+        return tenant
+
     async def completion(self, request: Request) -> Response:
         """``POST /v1/completions``."""
-        tenant = self._tenants.tenant(request.headers)
+        tenant = self._admitted_tenant(request)
         body = await self._body(request)
         asked = parse_completion(body)
         who = self._identify(request, body, asked)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from agentrt.errors import (
     InvalidRequest,
     ProgramTooLarge,
     QueueFull,
+    QuotaExceeded,
     RequestError,
 )
 
@@ -75,6 +77,7 @@ _KINDS = (
     _Kind(NotFound, 404, "invalid_request_error", "not_found"),
     _Kind(BodyTooLarge, 413, "invalid_request_error", "request_too_large"),
     _Kind(ProgramTooLarge, 400, "invalid_request_error", "context_length_exceeded"),
+    _Kind(QuotaExceeded, 429, "rate_limit_error", "quota_exceeded", retry=True),
     _Kind(QueueFull, 429, "rate_limit_error", "queue_full", retry=True),
     _Kind(InvalidRequest, 400, "invalid_request_error", "invalid_value"),
     _Kind(ConfigError, 400, "invalid_request_error", "invalid_value"),
@@ -85,7 +88,10 @@ _KINDS = (
 
 
 def refusal(error: AgentRTError, *, retry_after: int) -> Refusal:
-    """Return how ``error`` is told to a client; ``retry_after`` is in seconds."""
+    """Return how ``error`` is told to a client.
+
+    ``retry_after`` is in seconds, for errors that do not know better themselves.
+    """
     kind = next(row for row in _KINDS if isinstance(error, row.error))
     body = {
         "error": {
@@ -95,5 +101,6 @@ def refusal(error: AgentRTError, *, retry_after: int) -> Refusal:
             "code": kind.code,
         }
     }
-    headers = {"retry-after": str(retry_after)} if kind.retry else {}
+    seconds = math.ceil(getattr(error, "retry_after", retry_after))
+    headers = {"retry-after": str(seconds)} if kind.retry else {}
     return Refusal(kind.status, headers, body)

@@ -6,7 +6,7 @@ sees (latencies, refusals, placements) is counted here. Times are seconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from prometheus_client import (
@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 
 from agentrt.hints import FIELDS, Note
 from agentrt.scheduling.plan import TurnStats
+from agentrt.scheduling.tenants import TenantStatistics
 
 if TYPE_CHECKING:
     from agentrt.engine.engine import EngineStatistics
@@ -42,6 +43,7 @@ class Metrics:
     Args:
         engine: returns the engine's statistics; called when metrics are asked for.
         index: likewise for the programs and contexts that are remembered.
+        tenants: likewise for the accounts of tenants, by name.
         clock: seconds, monotonic.
     """
 
@@ -49,11 +51,13 @@ class Metrics:
         self,
         engine: Callable[[], EngineStatistics],
         index: Callable[[], IndexStatistics],
+        tenants: Callable[[], Mapping[str, TenantStatistics]],
         clock: Callable[[], float],
     ) -> None:
         self._clock = clock
         self._registry = CollectorRegistry()
         self._registry.register(_StatisticsCollector(engine, index))
+        self._registry.register(_TenantCollector(tenants))
         self._field_names: set[str] = set()
         self._hint_names: set[str] = {row.label for row in FIELDS}
         self._finished = self._counter("requests", "Turns that ended, by reason", "finish_reason")
@@ -213,6 +217,46 @@ class _StatisticsCollector(Collector):
         outcomes.add_metric(["broken"], now.pins_broken)
         outcomes.add_metric(["final"], now.pins_final)
         yield outcomes
+
+
+_TENANT_GAUGES = (
+    ("running", "Turns that hold pages"),
+    ("waiting", "Turns that wait for a place"),
+    ("programs", "Programs under way"),
+)
+_TENANT_COUNTERS = (
+    ("prefilled_tokens", "Tokens computed before output"),
+    ("output_tokens", "Output tokens"),
+    ("turns_finished", "Turns that ended"),
+    ("held_back", "Turns that a quota held back"),
+)
+
+
+class _TenantCollector(Collector):
+    """Turns the accounts of tenants into metrics; operators name tenants, clients cannot."""
+
+    def __init__(self, tenants: Callable[[], Mapping[str, TenantStatistics]]) -> None:
+        self._tenants = tenants
+
+    def describe(self) -> list[Metric]:
+        """Return nothing: tenants come up as they send turns."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics as they are now."""
+        accounts = self._tenants()
+        families: list[tuple[str, GaugeMetricFamily | CounterMetricFamily]] = [
+            (field, GaugeMetricFamily(f"agentrt_tenant_{field}", f"{text}.", labels=["tenant"]))
+            for field, text in _TENANT_GAUGES
+        ]
+        families += [
+            (field, CounterMetricFamily(f"agentrt_tenant_{field}", f"{text}.", labels=["tenant"]))
+            for field, text in _TENANT_COUNTERS
+        ]
+        for field, family in families:
+            for name, account in accounts.items():
+                family.add_metric([name], getattr(account, field))
+            yield family
 
 
 def _pages(states: dict[str, int]) -> Metric:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from agentrt.scheduling.hints import NO_HINTS, TurnHints
 from agentrt.scheduling.plan import StepPlan
 from agentrt.scheduling.registry import make_policy
 from agentrt.scheduling.scheduler import Scheduler, SchedulerConfig
+from agentrt.scheduling.tenants import TenantSettings, with_quotas
 
 PATIENCE = 20.0
 """Seconds after which a wait in a test gives up."""
@@ -109,7 +110,14 @@ class FakeConfig:
 class FakeRuntime:
     """What ``agentrt.runtime.Runtime`` promises, as far as serving uses it."""
 
-    def __init__(self, *, pages: int = 1024, page_size: int = 4, **config: Any) -> None:
+    def __init__(
+        self,
+        *,
+        pages: int = 1024,
+        page_size: int = 4,
+        tenants: Mapping[str, TenantSettings] | None = None,
+        **config: Any,
+    ) -> None:
         self.model_name = "fake"
         self.tokenizer = CharTokenizer()
         self.config = FakeConfig()
@@ -122,7 +130,7 @@ class FakeRuntime:
         self.prompts: list[list[int]] = []
         self.hints: list[tuple[str, str | None, bool, TurnHints]] = []
         self.turns = itertools.count(1)
-        policy = make_policy("fixed-ttl=30")
+        policy, self.tenants = with_quotas(make_policy("fixed-ttl=30"), tenants or {})
         kv = PageCache(pages, page_size, policy.retention.score)
         self.backend = FakeTurnBackend(
             page_size, vocab_size=self.tokenizer.vocab_size, before=self.throttle.before

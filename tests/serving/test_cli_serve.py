@@ -110,6 +110,24 @@ class TestWrongInput:
         message = self.fails(capsys, "--port", "0", "--api-keys", str(missing))
         assert str(missing) in message
 
+    @pytest.mark.parametrize(
+        ("text", "problem"),
+        [
+            ("[tenants.a]\nwieght = 3\n", "wieght"),
+            ("[tenant.a]\nweight = 3\n", "tenant"),
+            ("tenants = 3\n", "no table"),
+            ("[tenants.a\n", "TOML"),
+        ],
+    )
+    def test_a_wrong_configuration_file(
+        self, capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str, problem: str
+    ) -> None:
+        path = tmp_path / "agentrt.toml"
+        path.write_text(text)
+        message = self.fails(capsys, "--port", "0", "--config", str(path))
+        assert str(path) in message
+        assert problem in message
+
 
 def test_help_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
