@@ -60,12 +60,21 @@ class StepTimes:
     pins: float
     pages: int
     turns: int
+    reference: Sequence[float]
 
     def to_json(self) -> dict[str, Any]:
-        """Return milliseconds a step, and what the scheduler had to deal with (means)."""
+        """Return milliseconds a step, and what the scheduler had to deal with (means).
+
+        ``disturbed`` is how much longer than at its quickest a fixed piece of work took beside the
+        steps: what other processes on the same core add. ``quiet_ms`` has that taken out.
+        """
         count = len(self.steps)
+        mean_ms = 1e3 * math.fsum(self.steps) / count
+        disturbed = math.fsum(self.reference) / len(self.reference) / min(self.reference)
         return {
-            "ms_per_step": round(1e3 * math.fsum(self.steps) / count, 4),
+            "ms_per_step": round(mean_ms, 4),
+            "disturbed": round(disturbed, 3),
+            "quiet_ms": round(mean_ms / disturbed, 4),
             "p50_ms": round(1e3 * (percentile(self.steps, 0.5) or 0.0), 4),
             "p99_ms": round(1e3 * (percentile(self.steps, 0.99) or 0.0), 4),
             "plan_ms": round(1e3 * self.plan / count, 4),
@@ -184,6 +193,24 @@ class _Loop:
         return math.fsum(self.meter.seconds.values()) - before
 
 
+class _Item:
+    __slots__ = ("value",)
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+
+def _reference_work() -> float:
+    """Do a fixed piece of work like the scheduler's; return its processor seconds."""
+    start = time.thread_time()
+    items = [_Item(number) for number in range(400)]
+    total: dict[int, int] = {}
+    for item in items:
+        item.value += 1
+        total[item.value % 64] = total.get(item.value % 64, 0) + item.value
+    return time.thread_time() - start
+
+
 def measure_overhead(spec: str, load: Load) -> StepTimes:
     """Return what a policy's work costs under a load, after a warm-up.
 
@@ -196,9 +223,11 @@ def measure_overhead(spec: str, load: Load) -> StepTimes:
     loop.meter.seconds = dict.fromkeys("poc", 0.0)
     loop.turns = 0
     steps: list[float] = []
+    reference: list[float] = []
     states = []
     for _ in range(load.steps):
         steps.append(loop.step())
+        reference.append(_reference_work())
         states.append(loop.scheduler.statistics())
     seconds = loop.meter.seconds
     return StepTimes(
@@ -211,6 +240,7 @@ def measure_overhead(spec: str, load: Load) -> StepTimes:
         mean([state.pins for state in states]) or 0.0,
         loop.pages,
         loop.turns,
+        reference,
     )
 
 
