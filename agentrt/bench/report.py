@@ -10,12 +10,12 @@ from importlib.resources import files
 from pathlib import Path
 
 from agentrt.bench.records import RunRecord
+from agentrt.bench.report_cards import plots_section
 from agentrt.bench.report_html import element, escape
 from agentrt.bench.report_page import Page, comparison_page, run_page
 from agentrt.bench.report_programs import programs_section
 from agentrt.bench.report_sections import (
     figures_section,
-    plots_section,
     settings_section,
     stat_cards,
 )

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from agentrt.bench.report import command_line, document_head, write_page
+from agentrt.bench.report_cards import plot_card
 from agentrt.bench.report_html import element, escape
-from agentrt.bench.report_sections import plot_card, section
+from agentrt.bench.report_sections import section
 
 __all__ = ["PlainPage", "plots", "render_plain", "table", "write_plain"]
 
