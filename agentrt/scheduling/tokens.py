@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left
 from collections.abc import Hashable, Sequence
 
@@ -53,7 +54,7 @@ class VirtualTokens:
         self._ends = [end for end, _ in segments]
         self._tags = [owner for _, owner in segments]
         self._tag = tag
-        self._keys: list[Hashable] = []
+        self._keys = array("q")
         self._page_size = 0
         self._grow(length)
 
@@ -104,12 +105,16 @@ class VirtualTokens:
             self._tags.append(self._tag)
 
     def page_keys(self, page_size: int, count: int) -> Sequence[Hashable]:
-        """Return ``(tag of the page's last token, page number)`` for each of the first pages."""
+        """Return a hash of (tag of the page's last token, page number) for each of the pages.
+
+        Hashes in an array, not the pairs: a simulation copies and compares them all the time, and
+        copying a list touches every object in it. Two of 64 bits agree by chance never in practice.
+        """
         if page_size != self._page_size:
-            self._keys, self._page_size = [], page_size
+            self._keys, self._page_size = array("q"), page_size
         if len(self._keys) < count:
             self._close()
         for page in range(len(self._keys), count):
             segment = bisect_left(self._ends, (page + 1) * page_size)
-            self._keys.append((self._tags[segment], page))
+            self._keys.append(hash((self._tags[segment], page)))
         return self._keys[:count]

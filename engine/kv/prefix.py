@@ -1,6 +1,7 @@
 """The prefix tree: which token pages are cached, shared and evictable.
 
-A radix tree whose edges are runs of pages. A node's key list and page list have the same length, so
+A radix tree whose edges are runs of pages. Keys come as lists or as arrays, all of a tree alike.
+A node's key list and page list have the same length, so
 splits happen at page boundaries only. ``locks`` counts the leases that end in the node's subtree:
 zero means that the whole subtree may be evicted, from its leaves' tails upwards.
 """
@@ -8,7 +9,7 @@ zero means that the whole subtree may be evicted, from its leaves' tails upwards
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, MutableSequence, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from agentrt.errors import InternalError
@@ -24,7 +25,9 @@ class Node:
 
     __slots__ = ("children", "keys", "last_used", "locks", "owners", "pages", "parent", "stamp")
 
-    def __init__(self, keys: list[Hashable], pages: list[int], parent: Node | None) -> None:
+    def __init__(
+        self, keys: MutableSequence[Hashable], pages: list[int], parent: Node | None
+    ) -> None:
         self.keys = keys
         self.pages = pages
         self.parent = parent
@@ -163,7 +166,7 @@ class PrefixTree:
         if end is not node:
             self._move_lock(node, end, now)
         if rest < len(keys):
-            end = self._grow(end, list(keys[rest:]), list(pages[rest:]), now)
+            end = self._grow(end, keys[rest:], list(pages[rest:]), now)
             kept += pages[rest:]
         return end, kept, spare
 
@@ -177,7 +180,7 @@ class PrefixTree:
             part.locks += 1
             part.last_used = now
 
-    def _grow(self, end: Node, keys: list[Hashable], pages: list[int], now: float) -> Node:
+    def _grow(self, end: Node, keys: Any, pages: list[int], now: float) -> Node:
         """Add a run below ``end``: in place where ``end`` is a leaf only the caller holds."""
         self.pages += len(pages)
         self.locked_pages += len(pages)
