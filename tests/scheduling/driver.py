@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from agentrt.engine.kv import PageCache
-from agentrt.scheduling import Scheduler, SchedulerConfig, Surroundings, make_policy
+from agentrt.scheduling import (
+    Scheduler,
+    SchedulerConfig,
+    Surroundings,
+    make_policy,
+    policy_names,
+)
 from agentrt.scheduling.fake import FakeBackend
 from agentrt.scheduling.hints import NO_HINTS, TurnHints
 from agentrt.scheduling.plan import (
@@ -24,6 +30,10 @@ from agentrt.scheduling.plan import (
 from agentrt.scheduling.policy import program_score
 from agentrt.scheduling.tokens import TokenList
 from tests.scheduling.memory import LateLink, Memory
+
+WITH_ARGUMENT = {"fixed-ttl": ["fixed-ttl=0.3", "fixed-ttl=1000"]}
+POLICIES = [spec for name in policy_names() for spec in WITH_ARGUMENT.get(name, [name])]
+"""Every registered policy, by a spec that makes it."""
 
 MAX_STEPS = 20_000
 SECONDS_PER_TOKEN = 0.05

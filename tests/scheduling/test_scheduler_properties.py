@@ -8,12 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentrt.scheduling import SchedulerConfig, policy_names
+from agentrt.scheduling import SchedulerConfig
 from agentrt.scheduling.hints import NO_HINTS, TurnHints
-from tests.scheduling.driver import Driver, ProgramScript, TurnScript
-
-WITH_ARGUMENT = {"fixed-ttl": ["fixed-ttl=0.3", "fixed-ttl=1000"]}
-POLICIES = [spec for name in policy_names() for spec in WITH_ARGUMENT.get(name, [name])]
+from tests.scheduling.driver import POLICIES, Driver, ProgramScript, TurnScript
 
 numbers = st.sampled_from([None, -1e9, -1.0, 0.0, 0.3, 2.0, 1e9])
 counts = st.sampled_from([None, -3, 0, 1, 10**9])
