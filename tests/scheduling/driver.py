@@ -275,6 +275,8 @@ class Driver:
             after = self.programs[program].turns[index].cancel_after
             if after is None or turn_id in self.log.stats:
                 continue
+            if turn_id not in self._submitted:
+                continue  # it has ended; its event is still to be taken
             self._steps_seen[turn_id] = self._steps_seen.get(turn_id, 0) + 1
             if self._steps_seen[turn_id] == after + 1:
                 assert self.scheduler.cancel(turn_id, self.backend.now)
