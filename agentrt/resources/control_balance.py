@@ -1,0 +1,158 @@
+"""Pure: of the calls that are live, which may go on now and which must stand still.
+
+Everybody's present usage is taken as given. In order of rank each call gets leave to grow as far
+as it could before we look again. One that does not fit, or after whose growth the rest could not
+all end any more, is held. A call that does not grow is never held: holding it would free nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from agentrt.resources.control_budget import HOST, safe_order
+from agentrt.resources.control_config import ControllerConfig
+from agentrt.resources.control_events import HIGH
+from agentrt.resources.control_state import LiveCall
+
+__all__ = ["Balance", "balance", "rank"]
+
+
+@dataclass(slots=True)
+class Balance:
+    """Who goes on (with the room that is left to each) and who is held, and for whom."""
+
+    run: dict[str, int] = field(default_factory=dict)
+    hold: dict[str, str | None] = field(default_factory=dict)
+    safe: bool = True
+
+
+def rank(call: LiveCall, aged: frozenset[str]) -> tuple[bool, int, bool, int]:
+    """Sort key: aged ones, then by priority, then those that run, then the older."""
+    return (
+        call.spec.call not in aged,
+        -call.spec.priority,
+        call.state == "frozen",
+        call.number,
+    )
+
+
+def balance(
+    config: ControllerConfig,
+    calls: Sequence[LiveCall],
+    overhead: int,
+    aged: frozenset[str] = frozenset(),
+) -> Balance:
+    """Decide about the live ``calls``; ``aged`` ones were held for as long as may be."""
+    order = sorted((c for c in calls if c.state != "killed"), key=lambda c: rank(c, aged))
+    table = _Table(config, calls, order, overhead, aged)
+    for call in order:
+        table.place(call)
+    if order and not table.out.run:
+        table.rescue()
+    return table.out
+
+
+class _Table:
+    """The usage that is planned for, as leave is given call by call."""
+
+    def __init__(
+        self,
+        config: ControllerConfig,
+        calls: Sequence[LiveCall],
+        order: Sequence[LiveCall],
+        overhead: int,
+        aged: frozenset[str],
+    ) -> None:
+        self.config = config
+        self.budgets = config.budgets
+        self.calls = calls
+        self.order = order
+        self.overhead = overhead
+        self.aged = aged
+        self.used = {call.spec.call: call.usage for call in calls}
+        self.left = self.budgets.free(calls, self.used)
+        if HOST in self.left:
+            self.left[HOST] -= overhead
+        self.out = Balance(safe=self.safe(self.used))
+
+    def safe(self, used: Mapping[str, int]) -> bool:
+        # What is being killed gives its memory back: it is left out, its usage with it.
+        return safe_order(self.budgets, self.order, used, self.overhead) is not None
+
+    def place(self, call: LiveCall) -> None:
+        """Give ``call`` leave to go on, or hold it."""
+        wish = self._wish(call)
+        room = self._room(call)
+        if wish == 0 and call.state != "frozen":
+            self._grant(call, 0, room)
+        elif call.held_for != "limit" and wish <= room and self._stays_safe(call, wish):
+            self._grant(call, wish, room)
+        else:
+            self.out.hold[call.spec.call] = self._winner(call)
+
+    def rescue(self) -> None:
+        """All are held. In a safe state one of them can always end: let that one go on."""
+        order = safe_order(
+            self.budgets,
+            [call for call in self.order if call.held_for != "limit"],
+            self.used,
+            self.overhead + sum(c.usage for c in self.order if c.held_for == "limit"),
+        )
+        if order:
+            del self.out.hold[order[0].spec.call]
+            self.out.run[order[0].spec.call] = self.budgets.room(order[0], self.left)
+
+    def _wish(self, call: LiveCall) -> int:
+        """How much it must be able to grow to be let on."""
+        growth = call.growth(self.config.horizon)
+        if call.state != "frozen":
+            return growth
+        return min(call.need, self.config.thaw_room) if call.spec.call not in self.aged else 0
+
+    def _room(self, call: LiveCall) -> int:
+        """What is left to it once the margin and what others are owed is set aside."""
+        first = not any(self._same_kind(call, other) for other in self.out.run)
+        if call.spec.priority == HIGH or call.spec.call in self.aged:
+            return self.budgets.room(call, self.left)
+        room = self.config.memory
+        for scope, _ in self.budgets.limits(call):
+            kept = sum(
+                self._kept(other, first)
+                for other in self.order
+                if other.spec.priority > call.spec.priority
+                and any(scope == name for name, _ in self.budgets.limits(other))
+            )
+            room = min(room, self.left[scope] - kept - (self.config.spare if scope == HOST else 0))
+        return room
+
+    def _same_kind(self, call: LiveCall, other: str) -> bool:
+        found = next(c for c in self.order if c.spec.call == other)
+        return found.spec.priority <= call.spec.priority and found is not call
+
+    def _kept(self, call: LiveCall, first: bool) -> int:
+        """What others leave free for a more important call.
+
+        Its peak may still come: all that is reserved for it. Once the peak was seen: a share, and
+        nothing from the first of the lesser calls, so that one of them always goes on.
+        """
+        owed = max(0, min(call.claim, call.reserved) - self.used[call.spec.call])
+        if not call.peak_seen:
+            return owed
+        return 0 if first else min(owed, int(self.config.keep_share * call.claim))
+
+    def _stays_safe(self, call: LiveCall, wish: int) -> bool:
+        if not self.out.safe:
+            return True  # nothing to lose: what fits may go on, the ladder sees to the rest
+        return self.safe({**self.used, call.spec.call: call.usage + wish})
+
+    def _grant(self, call: LiveCall, wish: int, room: int) -> None:
+        self.out.run[call.spec.call] = room
+        self.used[call.spec.call] += wish
+        for scope, _ in self.budgets.limits(call):
+            self.left[scope] -= wish
+
+    def _winner(self, call: LiveCall) -> str | None:
+        """The call whose claim goes before: the highest in rank that goes on, else the biggest."""
+        others = [c for c in self.order if c is not call and c.spec.call in self.out.run]
+        return max(others, key=lambda c: (c.spec.priority, c.usage)).spec.call if others else None

@@ -1,0 +1,99 @@
+"""The controller's settings, and its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from agentrt.errors import ConfigError
+from agentrt.resources.control_budget import Budgets
+
+__all__ = ["ControllerConfig", "ControllerStatistics"]
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ControllerConfig:
+    """What the controller may give, and how patient it is. Bytes and seconds.
+
+    Args:
+        memory: what all tool calls together may use.
+        tenants, tenant_memory, program_memory: budgets of single tenants, of each other tenant, of
+            each program; none means no limit of their own.
+        margin: bytes kept free against growth that is seen too late; ``None`` takes 2.5 % of
+            ``memory``, at most 64 MiB.
+        horizon: how far to look ahead: the time from an event to the end of a freeze.
+        keep_share: share of a more important call's claim that others leave free, once that call
+            has shown its peak. Before that, all that is reserved for it is left free.
+        min_share: a call starts only when this share of its claim can be reserved.
+        thaw_room: a frozen call is thawed when it can grow this much (or to its claim).
+        max_freeze: longest freeze by priority (low, normal, high). After it the call goes first.
+        max_wait: a waiting call older than this is overtaken by nobody.
+        refuse_after: a waiting call older than this is refused.
+        stall_deadline: longest time that a call is slowed down at a limit.
+        reclaim_share: share of an idle framework's memory that is asked back during a turn.
+        max_calls: live calls at most.
+        can_throttle, can_reclaim: whether the host has ``memory.high`` and ``memory.reclaim``.
+    """
+
+    memory: int
+    tenants: Mapping[str, int] = field(default_factory=dict)
+    tenant_memory: int | None = None
+    program_memory: int | None = None
+    margin: int | None = None
+    horizon: float = 0.02
+    keep_share: float = 0.1
+    min_share: float = 0.25
+    thaw_room: int = 64 * MIB
+    max_freeze: tuple[float, float, float] = (60.0, 30.0, 5.0)
+    max_wait: float = 30.0
+    refuse_after: float = 600.0
+    stall_deadline: float = 10.0
+    reclaim_share: float = 0.5
+    max_calls: int = 1024
+    can_throttle: bool = False
+    can_reclaim: bool = False
+
+    def __post_init__(self) -> None:
+        if self.memory < MIB or self.horizon <= 0 or not 0 <= self.min_share <= 1:
+            raise ConfigError(
+                "The controller's budget, horizon or share is out of range.",
+                remedy="Give it at least 1 MiB, a positive horizon and a share from 0 to 1.",
+            )
+        if min(self.max_freeze) <= 0 or min(self.max_wait, self.stall_deadline) < 0:
+            raise ConfigError(
+                "A bound of the controller is not positive.", remedy="Use seconds > 0."
+            )
+
+    @property
+    def budgets(self) -> Budgets:
+        """The budgets as the decisions use them."""
+        return Budgets(self.memory, self.tenants, self.tenant_memory, self.program_memory)
+
+    @property
+    def spare(self) -> int:
+        """The margin in bytes."""
+        return min(64 * MIB, self.memory // 40) if self.margin is None else self.margin
+
+
+@dataclass(frozen=True, slots=True)
+class ControllerStatistics:
+    """Gauges (now) and counters (since start). Bytes; ``overhead`` is used by no live call."""
+
+    budget: int
+    reserved: int
+    borrowed: int
+    used: int
+    overhead: int
+    running: int
+    frozen: int
+    waiting: int
+    admitted: int
+    ended: int
+    refused: int
+    killed: int
+    freezes: int
+    throttles: int
+    reclaims: int
+    lent: int
