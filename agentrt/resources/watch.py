@@ -49,7 +49,7 @@ class Watcher:
         self._lock = threading.Lock()
         # Held while callbacks run: whoever removes one knows afterwards that it will not run again.
         self._running = threading.RLock()
-        self._closed = False
+        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -82,9 +82,9 @@ class Watcher:
 
     def close(self) -> None:
         """Stop the thread and forget everything; idempotent."""
-        if self._closed:
+        if self._stop.is_set():
             return
-        self._closed = True
+        self._stop.set()
         self._nudge()
         if threading.current_thread() is not self._thread:
             self._thread.join(JOIN_SECONDS)
@@ -96,9 +96,9 @@ class Watcher:
             os.eventfd_write(self._wake, 1)
 
     def _run(self) -> None:
-        while not self._closed:
+        while not self._stop.is_set():
             ready = self._epoll.poll(self._timeout())
-            if self._closed:
+            if self._stop.is_set():
                 return
             for fd, _ in ready:
                 self._dispatch(fd)
