@@ -58,9 +58,9 @@ def obstacle(
         return ""
     # What is reserved for lesser calls can be taken from them: they then borrow, or freeze.
     firm = [c for c in rivals if c.spec.priority >= call.spec.priority]
-    get = reservable(config, call, reserved_by_scope(config, firm))
-    if get < config.min_share * call.claim:
-        return f"only {get >> 20} MiB of its {call.claim >> 20} MiB could be reserved"
+    over = sum(c.claim for c in firm) + call.claim - int(config.memory * (1 + config.overcommit))
+    if over > 0:
+        return f"claims would exceed what may be promised by {over >> 20} MiB"
     room = _room(config, call, live, overhead)
     start = min(call.claim, call.spec.start or call.claim // 4)
     if start > room:
@@ -78,10 +78,13 @@ def _room(
     config: ControllerConfig, call: LiveCall, live: Sequence[LiveCall], overhead: int
 ) -> int:
     """What is free for a newcomer: less the growth to come, and what greater calls are owed."""
-    used = {c.spec.call: c.usage + c.growth(config.horizon) for c in live}
+    used: dict[str, int] = {}
     for other in live:
+        near = max(other.usage + other.growth(config.horizon), min(other.claim, other.spec.start))
         if other.spec.priority > call.spec.priority and not other.peak_seen:
-            used[other.spec.call] = max(used[other.spec.call], min(other.claim, other.reserved))
+            owed = max(0, other.reserved - near)
+            near += int(config.keep_before * owed)
+        used[other.spec.call] = near
     left = config.budgets.free(live, used)
     left[HOST] = left.get(HOST, config.memory) - overhead - config.spare
     return config.budgets.room(call, left)

@@ -13,9 +13,12 @@ from dataclasses import dataclass, field
 from agentrt.resources.control_budget import HOST, safe_order
 from agentrt.resources.control_config import ControllerConfig
 from agentrt.resources.control_events import HIGH
-from agentrt.resources.control_state import LiveCall
+from agentrt.resources.control_state import TOP_SHARE, LiveCall
 
 __all__ = ["Balance", "balance", "rank"]
+
+LEAST_THAW = 4 << 20
+"""Bytes of room that thaw a call which goes first."""
 
 
 @dataclass(slots=True)
@@ -27,12 +30,15 @@ class Balance:
     safe: bool = True
 
 
-def rank(call: LiveCall, aged: frozenset[str]) -> tuple[bool, int, bool, int]:
-    """Sort key: aged ones, then by priority, then those that run, then the older."""
+def rank(call: LiveCall, aged: frozenset[str]) -> tuple[bool, int, bool, bool, float, int]:
+    """Sort key: aged ones, then by priority, those near their
+    claim (they will shrink), those that run, those held longest, the older."""
     return (
         call.spec.call not in aged,
         -call.spec.priority,
+        not call.on_top,
         call.state == "frozen",
+        -call.frozen_total,
         call.number,
     )
 
@@ -74,6 +80,7 @@ class _Table:
         self.left = self.budgets.free(calls, self.used)
         if HOST in self.left:
             self.left[HOST] -= overhead
+        self.growing: list[LiveCall] = []
         self.out = Balance(safe=self.safe(self.used))
 
     def safe(self, used: Mapping[str, int]) -> bool:
@@ -85,9 +92,9 @@ class _Table:
         wish = self._wish(call)
         room = self._room(call)
         if wish == 0 and call.state != "frozen":
-            self._grant(call, 0, room)
+            self._grant(call, room)
         elif call.held_for != "limit" and wish <= room and self._stays_safe(call, wish):
-            self._grant(call, wish, room)
+            self._grant(call, room)
         else:
             self.out.hold[call.spec.call] = self._winner(call)
 
@@ -106,14 +113,19 @@ class _Table:
     def _wish(self, call: LiveCall) -> int:
         """How much it must be able to grow to be let on."""
         growth = call.growth(self.config.horizon)
-        if call.state != "frozen":
-            return growth
-        return min(call.need, self.config.thaw_room) if call.spec.call not in self.aged else 0
+        if call.state == "frozen":
+            growth = min(call.need, LEAST_THAW if self._goes_first(call) else self.config.thaw_room)
+        into_top = call.usage + growth > TOP_SHARE * call.claim and not call.on_top
+        # One of the lesser calls may always go on; others enter their top part with room for all.
+        return call.need if into_top and not self._first(call) else growth
+
+    def _goes_first(self, call: LiveCall) -> bool:
+        return call.spec.priority == HIGH or call.spec.call in self.aged
 
     def _room(self, call: LiveCall) -> int:
         """What is left to it once the margin and what others are owed is set aside."""
-        first = not any(self._same_kind(call, other) for other in self.out.run)
-        if call.spec.priority == HIGH or call.spec.call in self.aged:
+        first = self._first(call)
+        if self._goes_first(call):
             return self.budgets.room(call, self.left)
         room = self.config.memory
         for scope, _ in self.budgets.limits(call):
@@ -123,34 +135,41 @@ class _Table:
                 if other.spec.priority > call.spec.priority
                 and any(scope == name for name, _ in self.budgets.limits(other))
             )
-            room = min(room, self.left[scope] - kept - (self.config.spare if scope == HOST else 0))
+            spare = self.config.spare // (2 if first else 1) if scope == HOST else 0
+            room = min(room, self.left[scope] - kept - spare)
         return room
 
-    def _same_kind(self, call: LiveCall, other: str) -> bool:
-        found = next(c for c in self.order if c.spec.call == other)
-        return found.spec.priority <= call.spec.priority and found is not call
+    def _first(self, call: LiveCall) -> bool:
+        """Whether no call of its priority or a lesser one has leave to grow yet."""
+        return not any(other.spec.priority <= call.spec.priority for other in self.growing)
 
     def _kept(self, call: LiveCall, first: bool) -> int:
         """What others leave free for a more important call.
 
-        Its peak may still come: all that is reserved for it. Once the peak was seen: a share, and
-        nothing from the first of the lesser calls, so that one of them always goes on.
+        Its peak may still come: most of what is reserved for it. Once the peak was seen: a little,
+        and nothing from the first of the lesser calls, so that one of them always goes on.
         """
         owed = max(0, min(call.claim, call.reserved) - self.used[call.spec.call])
         if not call.peak_seen:
-            return owed
-        return 0 if first else min(owed, int(self.config.keep_share * call.claim))
+            return int(self.config.keep_before * owed)
+        return 0 if first else min(owed, int(self.config.keep_after * call.claim))
 
     def _stays_safe(self, call: LiveCall, wish: int) -> bool:
-        if not self.out.safe:
-            return True  # nothing to lose: what fits may go on, the ladder sees to the rest
+        if not self.out.safe or self._goes_first(call):
+            return True  # what fits may go on; the ladder sees to the rest
         return self.safe({**self.used, call.spec.call: call.usage + wish})
 
-    def _grant(self, call: LiveCall, wish: int, room: int) -> None:
+    def _grant(self, call: LiveCall, room: int) -> None:
+        """Let it on, and set aside what it may take: all of its claim once it is near it."""
         self.out.run[call.spec.call] = room
-        self.used[call.spec.call] += wish
+        growth = call.growth(self.config.horizon)
+        if growth or call.state == "frozen" or call.on_top:
+            self.growing.append(call)
+        if call.usage + growth > TOP_SHARE * call.claim:
+            growth = max(growth, min(call.need, room))
+        self.used[call.spec.call] += growth
         for scope, _ in self.budgets.limits(call):
-            self.left[scope] -= wish
+            self.left[scope] -= growth
 
     def _winner(self, call: LiveCall) -> str | None:
         """The call whose claim goes before: the highest in rank that goes on, else the biggest."""

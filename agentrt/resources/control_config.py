@@ -24,9 +24,10 @@ class ControllerConfig:
         margin: bytes kept free against growth that is seen too late; ``None`` takes 2.5 % of
             ``memory``, at most 64 MiB.
         horizon: how far to look ahead: the time from an event to the end of a freeze.
-        keep_share: share of a more important call's claim that others leave free, once that call
-            has shown its peak. Before that, all that is reserved for it is left free.
-        min_share: a call starts only when this share of its claim can be reserved.
+        keep_before, keep_after: share of what a more important call may still use that others leave
+            free, before and after that call has shown its peak.
+        overcommit: share of ``memory`` by which the claims of live calls may exceed it: the part
+            that is borrowed. 0 starts only what can be reserved in full.
         thaw_room: a frozen call is thawed when it can grow this much (or to its claim).
         max_freeze: longest freeze by priority (low, normal, high). After it the call goes first.
         max_wait: a waiting call older than this is overtaken by nobody.
@@ -42,10 +43,11 @@ class ControllerConfig:
     tenant_memory: int | None = None
     program_memory: int | None = None
     margin: int | None = None
-    horizon: float = 0.02
-    keep_share: float = 0.1
-    min_share: float = 0.25
-    thaw_room: int = 64 * MIB
+    horizon: float = 0.01
+    keep_before: float = 0.75
+    keep_after: float = 0.1
+    overcommit: float = 0.25
+    thaw_room: int = 32 * MIB
     max_freeze: tuple[float, float, float] = (60.0, 30.0, 5.0)
     max_wait: float = 30.0
     refuse_after: float = 600.0
@@ -56,10 +58,10 @@ class ControllerConfig:
     can_reclaim: bool = False
 
     def __post_init__(self) -> None:
-        if self.memory < MIB or self.horizon <= 0 or not 0 <= self.min_share <= 1:
+        if self.memory < MIB or self.horizon <= 0 or self.overcommit < 0:
             raise ConfigError(
                 "The controller's budget, horizon or share is out of range.",
-                remedy="Give it at least 1 MiB, a positive horizon and a share from 0 to 1.",
+                remedy="Give it at least 1 MiB, a positive horizon and an overcommit of 0 or more.",
             )
         if min(self.max_freeze) <= 0 or min(self.max_wait, self.stall_deadline) < 0:
             raise ConfigError(

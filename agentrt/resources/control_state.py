@@ -16,6 +16,8 @@ RATE_HALF_LIFE = 0.1
 """Seconds after which a growth rate that is not seen again counts half."""
 PEAK_SHARE = 0.9
 """A call that has used this share of its claim has shown its peak."""
+TOP_SHARE = 0.85
+"""Above this share of its claim a call is in its top part: it is let in only with room for all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,11 @@ class LiveCall:
     def peak_seen(self) -> bool:
         """Whether it has come near its claim once."""
         return self.peak >= PEAK_SHARE * self.claim
+
+    @property
+    def on_top(self) -> bool:
+        """Whether it uses the top part of its claim now."""
+        return self.usage > TOP_SHARE * self.claim
 
     def sample(self, usage: int, now: float) -> None:
         """Take note of its usage; the rate rises at once and decays slowly."""
