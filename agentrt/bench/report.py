@@ -23,7 +23,13 @@ from agentrt.bench.report_timeline import timeline_data, timeline_section
 from agentrt.bench.results import Comparison
 from agentrt.errors import ConfigError
 
-__all__ = ["render_page", "write_report", "write_run_report"]
+__all__ = [
+    "render_document",
+    "render_page",
+    "write_document",
+    "write_report",
+    "write_run_report",
+]
 
 _STYLES = ("page.css", "plots.css")
 _SCRIPTS = ("decode.js", "view.js", "rows.js", "lanes.js", "tip.js", "main.js")
@@ -50,7 +56,7 @@ def write_report(comparison: Comparison, path: Path) -> None:
     Raises:
         ConfigError: the file cannot be written.
     """
-    _write(render_page(comparison_page(comparison)), path)
+    write_document(render_page(comparison_page(comparison)), path)
 
 
 def write_run_report(run: RunRecord, path: Path, *, title: str, headline: str) -> None:
@@ -61,13 +67,20 @@ def write_run_report(run: RunRecord, path: Path, *, title: str, headline: str) -
     Raises:
         ConfigError: the file cannot be written.
     """
-    _write(render_page(run_page(run, title=title, headline=headline)), path)
+    write_document(render_page(run_page(run, title=title, headline=headline)), path)
 
 
 def render_page(page: Page) -> str:
     """Return the whole HTML document of ``page``; the same page gives the same text."""
     data, kept = timeline_data(page)
-    sections = _sections(page, timeline_section(page, kept))
+    return render_document(page, _sections(page, timeline_section(page, kept)), data)
+
+
+def render_document(page: Page, sections: list[tuple[str, str]], data: str = "") -> str:
+    """Return a document with the page's head and ``sections``, (name, HTML) each, below it.
+
+    ``data`` are the script elements that hold what the time line draws, if there is one.
+    """
     main = element("main", _hero(page) + "".join(body for _, body in sections), class_="wrap")
     foot = element("footer", escape(_footer(page)), class_="wrap")
     tip = '<div class="tip" id="tip" role="status" hidden></div>'
@@ -148,8 +161,12 @@ def _footer(page: Page) -> str:
     return f"Made by agentrt{made}. {machine}".strip()
 
 
-def _write(text: str, path: Path) -> None:
-    """Write beside the target first, so that a reader never opens half a report."""
+def write_document(text: str, path: Path) -> None:
+    """Write a report to ``path``, replacing it in one step: no reader opens half of one.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         draft.write_text(text, encoding="utf-8")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from agentrt.cli.bench_contention import contention
 from agentrt.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ __all__ = ["app"]
 app = typer.Typer(
     help="Replay agent workloads and compare policies.", no_args_is_help=True, add_completion=False
 )
+
+app.command("contention")(contention)
 
 WorkloadPath = Annotated[
     Path, typer.Argument(help="Workload file, or a file or directory of a known trace format.")
