@@ -20,6 +20,7 @@ from agentrt.bench.contention.policies import Policy, Setting, Unmanaged, policy
 from agentrt.bench.contention.processes import Replay, replay_settings, spawn, wait_ready
 from agentrt.bench.contention.results import ALONE, UNCONTENDED, Outcome, RoleOutcome
 from agentrt.bench.contention.store import ContentionStore
+from agentrt.bench.contention.urgency import urgent
 
 __all__ = ["Experiment", "Observer", "Plan", "Silent"]
 
@@ -75,7 +76,7 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """Return what a kept run must agree with to be used again."""
         return {
-            "format": 1,
+            "format": 2,
             "scenario": dataclasses.asdict(self.scenario),
             "limit": self.limit,
             "speed": self.speed,
@@ -174,8 +175,9 @@ def run_once(
         run = _Run(plan, arena, policy, stop)
         try:
             run.start(Path(temp))
-            run.follow()
-            return run.outcome(name, number)
+            with urgent() as how:
+                run.follow()
+            return run.outcome(name, number, how)
         finally:
             policy.close()
             run.close()
@@ -195,7 +197,7 @@ class _Run:
         self._zero = 0.0
 
     def start(self, temp: Path) -> None:
-        """Start every interpreter, let the policy set its limits, release who may begin."""
+        """Start every interpreter, let the policy set its limits."""
         for role in self._plan.roles:
             curve = self._plan.curves[role.curve]
             settings = temp / f"{role.name}.json"
@@ -205,19 +207,19 @@ class _Run:
             self._replays[role.name] = spawn(role.name, group.procs, settings)
         wait_ready(self._replays)
         self._policy.prepare(self._arena)
-        self._zero = time.monotonic()
-        self._release(self._policy.begin(self._zero))
 
     def _release(self, names: Sequence[str]) -> None:
         for name in names:
             self._replays[name].release(time.monotonic())
 
     def follow(self) -> None:
-        """Attend to replays and policy until all replays are gone.
+        """Release who may begin, then attend to replays and policy until all replays are gone.
 
         Raises:
             Stopped: the user asked to stop.
         """
+        self._zero = time.monotonic()
+        self._release(self._policy.begin(self._zero))
         longest = max(curve.seconds for curve in self._plan.curves.values()) / self._plan.speed
         cut = self._zero + GRACE + SLOWEST * longest
         next_look = next_tick = self._zero
@@ -253,7 +255,7 @@ class _Run:
         self._peak = max(self._peak, sum(sizes))
         self._timeline.append((round(now - self._zero, 4), *sizes))
 
-    def outcome(self, policy: str, number: int) -> Outcome:
+    def outcome(self, policy: str, number: int, urgency: str) -> Outcome:
         """What it gave; call it before the cgroups are removed."""
         ends = [one.ended for one in self._replays.values() if one.ended is not None]
         roles = {role.name: self._role(role) for role in self._plan.roles}
@@ -263,7 +265,7 @@ class _Run:
             roles=roles,
             makespan=max(ends) - self._zero,
             peak=self._peak,
-            statistics=self._policy.statistics() | {"load": os.getloadavg()[0]},
+            statistics=self._policy.statistics() | {"load": os.getloadavg()[0], "urgency": urgency},
             timeline=_thinned(self._timeline),
         )
 
@@ -295,6 +297,8 @@ class _Run:
 
 def _latency(values: Sequence[float]) -> dict[str, float]:
     ordered = sorted(values)
+    if not ordered:
+        return {}
     return {
         "p50": statistics.median(ordered),
         "p95": ordered[int(0.95 * (len(ordered) - 1))],

@@ -18,7 +18,7 @@ PRIORITIES = {"high": ev.HIGH, "low": ev.LOW}
 
 
 class Governed(Policy):
-    """Every replay declares its peak, as a tool call's intent does; the rest is the controller's."""
+    """Every replay declares its peak, as a tool call's intent does."""
 
     name = "agentrt"
     period = 0.002
