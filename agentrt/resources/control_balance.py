@@ -146,12 +146,12 @@ class _Table:
     def _kept(self, call: LiveCall, first: bool) -> int:
         """What others leave free for a more important call.
 
-        Its peak may still come: most of what is reserved for it. Once the peak was seen: a little,
-        and nothing from the first of the lesser calls, so that one of them always goes on.
+        Its peak may still come: most of what is reserved for it. Once the peak was seen: a little.
+        The first of the lesser calls leaves half of that, then nothing: one of them should go on.
         """
         owed = max(0, min(call.claim, call.reserved) - self.used[call.spec.call])
         if not call.peak_seen:
-            return int(self.config.keep_before * owed)
+            return int(self.config.keep_before * owed) // (2 if first else 1)
         return 0 if first else min(owed, int(self.config.keep_after * call.claim))
 
     def _stays_safe(self, call: LiveCall, wish: int) -> bool:

@@ -21,7 +21,7 @@ class ControllerConfig:
         memory: what all tool calls together may use.
         tenants, tenant_memory, program_memory: budgets of single tenants, of each other tenant, of
             each program; none means no limit of their own.
-        margin: bytes kept free against growth that is seen too late; ``None`` takes 2.5 % of
+        margin: bytes kept free against growth that is seen too late; ``None`` takes 1.1 % of
             ``memory``, at most 64 MiB.
         horizon: how far to look ahead: the time from an event to the end of a freeze.
         keep_before, keep_after: share of what a more important call may still use that others leave
@@ -45,9 +45,9 @@ class ControllerConfig:
     margin: int | None = None
     horizon: float = 0.01
     keep_before: float = 0.75
-    keep_after: float = 0.1
+    keep_after: float = 0.05
     overcommit: float = 0.25
-    thaw_room: int = 32 * MIB
+    thaw_room: int = 8 * MIB
     max_freeze: tuple[float, float, float] = (60.0, 30.0, 5.0)
     max_wait: float = 30.0
     refuse_after: float = 600.0
@@ -76,7 +76,7 @@ class ControllerConfig:
     @property
     def spare(self) -> int:
         """The margin in bytes."""
-        return min(64 * MIB, self.memory // 40) if self.margin is None else self.margin
+        return min(64 * MIB, self.memory // 90) if self.margin is None else self.margin
 
 
 @dataclass(frozen=True, slots=True)

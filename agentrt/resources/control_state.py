@@ -14,9 +14,9 @@ HeldFor: TypeAlias = Literal["room", "limit"]
 """A frozen call waits for others to shrink, or for its own claim to be raised."""
 RATE_HALF_LIFE = 0.1
 """Seconds after which a growth rate that is not seen again counts half."""
-PEAK_SHARE = 0.9
+PEAK_SHARE = 0.8
 """A call that has used this share of its claim has shown its peak."""
-TOP_SHARE = 0.85
+TOP_SHARE = 0.9
 """Above this share of its claim a call is in its top part: it is let in only with room for all."""
 
 
