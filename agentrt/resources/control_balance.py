@@ -17,6 +17,7 @@ from agentrt.resources.control_state import TOP_SHARE, LiveCall
 
 __all__ = ["Balance", "balance", "rank"]
 
+LEAST_TRIAL = 1 << 20
 LEAST_THAW = 4 << 20
 """Bytes of room that thaw a call which goes first."""
 
@@ -28,6 +29,8 @@ class Balance:
     run: dict[str, int] = field(default_factory=dict)
     hold: dict[str, str | None] = field(default_factory=dict)
     safe: bool = True
+    stuck: bool = False
+    """Nobody can go on, and only an end of somebody changes that."""
 
 
 def rank(call: LiveCall, aged: frozenset[str]) -> tuple[bool, int, bool, bool, float, int]:
@@ -99,16 +102,22 @@ class _Table:
             self.out.hold[call.spec.call] = self._winner(call)
 
     def rescue(self) -> None:
-        """All are held. In a safe state one of them can always end: let that one go on."""
-        order = safe_order(
-            self.budgets,
-            [call for call in self.order if call.held_for != "limit"],
-            self.used,
-            self.overhead + sum(c.usage for c in self.order if c.held_for == "limit"),
-        )
+        """All are held. In a safe state one of them can always end: let that one go on.
+
+        Claims may be larger than what is really needed, so in an unsafe state the one that is
+        nearest to its claim tries what room there is: most likely it shrinks before it needs more.
+        """
+        fair = [call for call in self.order if call.held_for != "limit"]
+        stuck = self.overhead + sum(c.usage for c in self.order if c.held_for == "limit")
+        order = safe_order(self.budgets, fair, self.used, stuck)
+        if order is None:
+            trial = [c for c in fair if self.budgets.room(c, self.left) >= LEAST_TRIAL]
+            order = sorted(trial, key=lambda c: c.need)
         if order:
             del self.out.hold[order[0].spec.call]
             self.out.run[order[0].spec.call] = self.budgets.room(order[0], self.left)
+        else:
+            self.out.stuck = bool(fair)
 
     def _wish(self, call: LiveCall) -> int:
         """How much it must be able to grow to be let on."""
@@ -155,8 +164,12 @@ class _Table:
         return 0 if first else min(owed, int(self.config.keep_after * call.claim))
 
     def _stays_safe(self, call: LiveCall, wish: int) -> bool:
-        if not self.out.safe or self._goes_first(call):
-            return True  # what fits may go on; the ladder sees to the rest
+        if self._goes_first(call):
+            return True
+        if not self.out.safe:
+            # Claims may be larger than needs: the one nearest to its claim tries, the others wait.
+            rest = (c for c in self.order if not self._goes_first(c) and c.held_for != "limit")
+            return call is min(rest, key=lambda c: (c.need, c.number))
         return self.safe({**self.used, call.spec.call: call.usage + wish})
 
     def _grant(self, call: LiveCall, room: int) -> None:

@@ -48,6 +48,9 @@ class Ladder:
                 out += self._let_run(call, found.run[name], now)
             elif name in found.hold:
                 out += self._hold(call, found, live, now, aged)
+        if found.stuck:
+            first = min(live, key=lambda c: (c.state == "killed", -c.spec.priority, c.number))
+            out += self._make_room(first, live, None, now)
         if found.hold or wanted:
             out += self._repay(live)
         return out

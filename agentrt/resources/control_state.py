@@ -15,8 +15,9 @@ HeldFor: TypeAlias = Literal["room", "limit"]
 RATE_HALF_LIFE = 0.1
 """Seconds after which a growth rate that is not seen again counts half."""
 PEAK_SHARE = 0.8
-"""A call that has used this share of its claim has shown its peak."""
-TOP_SHARE = 0.9
+DOWN_SHARE = 0.95
+"""A call that used ``PEAK_SHARE`` of its claim and came below this share of that showed its peak."""
+TOP_SHARE = 0.87
 """Above this share of its claim a call is in its top part: it is let in only with room for all."""
 
 
@@ -90,8 +91,8 @@ class LiveCall:
 
     @property
     def peak_seen(self) -> bool:
-        """Whether it has come near its claim once."""
-        return self.peak >= PEAK_SHARE * self.claim
+        """Whether it has come near its claim once, and down again."""
+        return self.peak >= PEAK_SHARE * self.claim and self.usage < DOWN_SHARE * self.peak
 
     @property
     def on_top(self) -> bool:
