@@ -58,14 +58,29 @@ def obstacle(
         return ""
     # What is reserved for lesser calls can be taken from them: they then borrow, or freeze.
     firm = [c for c in rivals if c.spec.priority >= call.spec.priority]
-    over = sum(c.claim for c in firm) + call.claim - int(config.memory * (1 + config.overcommit))
+    over = _over(config, call, firm)
     if over > 0:
         return f"claims would exceed what may be promised by {over >> 20} MiB"
     room = _room(config, call, live, overhead)
-    start = min(call.claim, call.spec.start or call.claim // 4)
+    # A call that may push others aside must not end up between them: all of it fits, or it waits.
+    pushes = len(firm) < len(rivals)
+    start = call.claim if pushes else min(call.claim, call.spec.start or call.claim // 4)
     if start > room:
         return f"{max(0, room) >> 20} MiB are free and it needs {start >> 20} MiB to begin"
     return ""
+
+
+def _over(config: ControllerConfig, call: LiveCall, firm: Sequence[LiveCall]) -> int:
+    """By how much the claims would exceed what a scope may promise; 0 or less if they do not."""
+    claims = {scope: call.claim for scope, _ in config.budgets.limits(call)}
+    for other in firm:
+        for scope, _ in config.budgets.limits(other):
+            if scope in claims:
+                claims[scope] += other.claim
+    return max(
+        claims[scope] - int(limit * (1 + config.overcommit))
+        for scope, limit in config.budgets.limits(call)
+    )
 
 
 def _shares(config: ControllerConfig, one: LiveCall, other: LiveCall) -> bool:

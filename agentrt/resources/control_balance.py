@@ -165,12 +165,21 @@ class _Table:
 
     def _stays_safe(self, call: LiveCall, wish: int) -> bool:
         if self._goes_first(call):
-            return True
+            return self._safe_among_peers(call, wish)
         if not self.out.safe:
             # Claims may be larger than needs: the one nearest to its claim tries, the others wait.
             rest = (c for c in self.order if not self._goes_first(c) and c.held_for != "limit")
             return call is min(rest, key=lambda c: (c.need, c.number))
         return self.safe({**self.used, call.spec.call: call.usage + wish})
+
+    def _safe_among_peers(self, call: LiveCall, wish: int) -> bool:
+        """Calls that go first need not mind lesser ones, but each other."""
+        peers = [c for c in self.order if self._goes_first(c)]
+        if all(c is call or c.usage == 0 for c in peers) or call is peers[0]:
+            return True
+        lesser = sum(c.usage for c in self.calls if c not in peers)
+        used = {**self.used, call.spec.call: call.usage + wish}
+        return safe_order(self.budgets, peers, used, self.overhead + lesser) is not None
 
     def _grant(self, call: LiveCall, room: int) -> None:
         """Let it on, and set aside what it may take: all of its claim once it is near it."""

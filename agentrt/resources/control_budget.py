@@ -63,6 +63,8 @@ def safe_order(
     left = budgets.free(calls, used)
     if HOST in left:
         left[HOST] -= overhead
+    if _all_fit(budgets, calls, used, left):
+        return list(calls)  # the usual case, and a cheap one
     waiting, order = list(calls), list[LiveCall]()
     while waiting:
         ready = next((c for c in waiting if _need(c, used) <= budgets.room(c, left)), None)
@@ -73,6 +75,16 @@ def safe_order(
         for scope, _ in budgets.limits(ready):
             left[scope] += used[ready.spec.call]
     return order
+
+
+def _all_fit(
+    budgets: Budgets, calls: Sequence[LiveCall], used: Mapping[str, int], left: Mapping[str, int]
+) -> bool:
+    after = dict(left)
+    for call in calls:
+        for scope, _ in budgets.limits(call):
+            after[scope] -= _need(call, used)
+    return min(after.values(), default=0) >= 0
 
 
 def _need(call: LiveCall, used: Mapping[str, int]) -> int:

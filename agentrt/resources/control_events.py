@@ -54,6 +54,8 @@ class CallSpec:
     Args:
         call: an id that no other live call has.
         claim: bytes it may use; the kernel is told to enforce it.
+        soft: bytes beyond which it asks for more than it declared; 0 stands for ``claim``. Between
+            the two it is slowed or frozen until more can be lent, as ``on_limit`` says.
         ceiling: bytes that its claim may be raised to by borrowing; at least ``claim``.
         start: bytes that it is expected to use soon; no more than ``claim``.
         priority: ``LOW``, ``NORMAL`` or ``HIGH``.
@@ -65,6 +67,7 @@ class CallSpec:
     claim: int
     tenant: str = "default"
     program: str = "program"
+    soft: int = 0
     ceiling: int = 0
     start: int = 0
     priority: int = NORMAL

@@ -28,6 +28,7 @@ def _claims(config: ControllerConfig, call: LiveCall) -> Iterable[tuple[str, boo
     yield "a claim is above its ceiling or budget", call.claim <= min(
         call.ceiling, config.budgets.most(call)
     )
+    yield "a soft limit is above its hard limit", 0 <= call.soft <= call.claim
     yield "a reservation is not between zero and the claim", 0 <= call.reserved <= call.claim
     yield "a waiting call holds something", call.live or call.reserved == call.usage == 0
     yield "a freeze has no bound", call.state != "frozen" or call.freeze_until <= (

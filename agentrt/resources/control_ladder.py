@@ -52,7 +52,7 @@ class Ladder:
             first = min(live, key=lambda c: (c.state == "killed", -c.spec.priority, c.number))
             out += self._make_room(first, live, None, now)
         if found.hold or wanted:
-            out += self._repay(live)
+            out += self._repay(live, now)
         return out
 
     def deadline(self, call: LiveCall) -> float | None:
@@ -72,21 +72,20 @@ class Ladder:
         self, call: LiveCall, live: Sequence[LiveCall], overhead: int, now: float
     ) -> list[ev.Action]:
         """Raise the claim of a call that outgrows it, if there is slack; else its own choice."""
-        if call.state not in ("running", "frozen"):
+        if call.state != "running" and call.held_for != "limit":
             return []
-        if call.state == "running" and call.wish(self._config.horizon) <= call.claim:
+        wants = call.held_for == "limit" or call.wish(self._config.horizon) > call.soft
+        if wants and (new := self._loan(call, live, overhead)):
+            return self._lend(call, new)
+        if call.held_for != "limit" and call.usage <= call.soft:
             call.hungry_since = None
             return []
-        if call.state == "frozen" and call.held_for != "limit":
-            return []
-        if new := self._loan(call, live, overhead):
-            return self._lend(call, new, now)
-        if call.spec.on_limit == "kill" or call.claim >= call.ceiling == call.spec.claim:
+        if call.spec.on_limit == "kill":
             return []  # the kernel's hard limit is the answer that was asked for
         if call.hungry_since is None:
             call.hungry_since = now
         if now - call.hungry_since >= self._patience(call):
-            why = f"it needed more than {call.claim // MIB} MiB and there was nothing to borrow"
+            why = f"it needed more than {call.soft // MIB} MiB and there was nothing to borrow"
             return self.kill(call, "limit", why, None, now)
         if call.spec.on_limit == "freeze" and call.state == "running":
             return self._freeze(call, None, "limit", now)
@@ -115,23 +114,26 @@ class Ladder:
         call.claim = before
         return new if safe and new - call.usage <= self._config.budgets.room(call, left) else 0
 
-    def _lend(self, call: LiveCall, new: int, now: float) -> list[ev.Action]:
+    def _lend(self, call: LiveCall, new: int) -> list[ev.Action]:
+        call.soft += new - call.claim
         call.claim = new
         call.hungry_since = None
         self.counts["lent"] += 1
-        out: list[ev.Action] = [ev.SetMax(call.spec.call, new)]
         if call.state == "frozen":
             call.held_for = "room"
-        return out
+        return [ev.SetMax(call.spec.call, new)]
 
-    def _repay(self, live: Sequence[LiveCall]) -> list[ev.Action]:
+    def _repay(self, live: Sequence[LiveCall], now: float) -> list[ev.Action]:
         """Take back what was lent and is not used any more."""
         out: list[ev.Action] = []
         for call in live:
             own = call.spec.claim
             if own < call.claim and call.usage <= REPAY_SHARE * own and call.state == "running":
+                call.soft -= call.claim - own
                 call.claim = own
                 call.reserved = min(call.reserved, own)
+                if call.high is not None:
+                    out += self._lift(call, now)
                 out.append(ev.SetMax(call.spec.call, own))
         return out
 

@@ -46,6 +46,7 @@ class LiveCall:
         self.state: CallState = "waiting"
         self.claim = spec.claim
         self.ceiling = max(spec.ceiling, spec.claim)
+        self.soft = min(spec.soft or spec.claim, spec.claim)
         self.reserved = 0
         self.usage = 0
         self.peak = 0

@@ -33,6 +33,7 @@ from agentrt.resources.control_state import CallReport, LiveCall
 
 __all__ = ["Controller", "ControllerConfig", "ControllerStatistics"]
 
+OVERDUE_PAUSE = 0.01
 OVERHEAD_MEMORY = 8
 """Samples over which the least overhead counts: one that is seen once is a matter of timing."""
 
@@ -64,8 +65,10 @@ class Controller:
         return out
 
     def next_deadline(self, now: float) -> float | None:
-        """When time alone may change a decision, if ever: send a ``Tick`` then."""
-        del now
+        """When time alone may change a decision, if ever: send a ``Tick`` then.
+
+        Never in the past: what is overdue waits for somebody's end, and is looked at again soon.
+        """
         found = [call.spec.deadline for call in self._calls.values()]
         found += [self._ladder.deadline(call) for call in self._live()]
         for call in self._waiting():
@@ -73,7 +76,7 @@ class Controller:
             if call.requested + self.config.max_wait > call.sampled:
                 found.append(call.requested + self.config.max_wait)
         known = [moment for moment in found if moment is not None]
-        return min(known) if known else None
+        return max(min(known), now + OVERDUE_PAUSE) if known else None
 
     def report(self, call: str, now: float) -> CallReport | None:
         """What was done to a call so far; ``None`` if it is not known (any more)."""
@@ -163,6 +166,7 @@ class Controller:
         most = self.config.budgets.most(call)
         call.claim = max(1, min(spec.claim, most))
         call.ceiling = max(call.claim, min(call.ceiling, most))
+        call.soft = min(call.soft, call.claim)
         self._calls[spec.call] = call
         return call
 
