@@ -98,22 +98,22 @@ def fake_time(monkeypatch):
 
 class TestReplay:
     def test_a_stop_delays_the_curve_by_its_whole_length(self, fake_time):
-        clock = replay_process.TraceClock()
+        pause = 0.005
+        clock = replay_process.TraceClock(pause)
         fake_time.stops = [(100.5, 3.0)]
         clock.wait_until(1.0)
-        pause = replay_process.PAUSE
         assert fake_time.now == pytest.approx(104.0 - pause, abs=0.002)
         assert clock.stopped == pytest.approx(3.0 - pause, abs=0.002)
 
     def test_small_delays_are_caught_up(self, fake_time):
-        clock = replay_process.TraceClock()
+        clock = replay_process.TraceClock(0.005)
         fake_time.stops = [(100.2, 0.003), (100.4, 0.003)]
         clock.wait_until(1.0)
         assert clock.stopped == pytest.approx(0.0, abs=1e-9)
         assert fake_time.now == pytest.approx(101.0, abs=1e-6)
 
     def test_grows_by_chunks_and_gives_back_whole_ones(self):
-        held = replay_process.Held(64 * MIB, replay_process.TraceClock())
+        held = replay_process.Held(64 * MIB, replay_process.TraceClock(0.005))
         held.grow(70 * MIB + 1)
         assert held.size == 70 * MIB + 4096
         held.shrink(69 * MIB)

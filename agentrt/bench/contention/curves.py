@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -49,6 +50,12 @@ class Curve:
     def seconds(self) -> float:
         """When the last sample was taken."""
         return self.samples[-1][0]
+
+    @property
+    def spacing(self) -> float:
+        """The usual time between two samples; 0 for a single one."""
+        gaps = [late - early for (early, _), (late, _) in pairwise(self.samples)]
+        return statistics.median(gaps) if gaps else 0.0
 
     def scaled(self, factor: float) -> Curve:
         """The curve with every size multiplied by ``factor``."""

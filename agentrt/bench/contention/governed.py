@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -15,26 +16,39 @@ __all__ = ["Governed"]
 
 WEIGHTS = {"high": 1000, "low": 100}
 PRIORITIES = {"high": ev.HIGH, "low": ev.LOW}
+LEAST_PERIOD, MOST_PERIOD = 0.002, 0.02
+USUAL_SPEED = 50.0
 
 
 class Governed(Policy):
     """Every replay declares its peak, as a tool call's intent does."""
 
     name = "agentrt"
-    period = 0.002
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        config = ControllerConfig(memory=setting.limit)
-        self._controller = Controller(config)
+        # A load that is played more slowly grows more slowly, as on an emulated machine.
+        slower = USUAL_SPEED / setting.speed
+        self.period = min(MOST_PERIOD, max(LEAST_PERIOD, LEAST_PERIOD * slower))
         self._released: list[str] = []
-        self._late: list[float] = []
+        self._gaps: list[float] = []
+        self._costs: list[float] = []
         self._last = 0.0
 
     def prepare(self, arena: Arena) -> None:
         super().prepare(arena)
+        usual = ControllerConfig(memory=self.setting.limit)
+        self._controller = Controller(
+            ControllerConfig(
+                memory=self.setting.limit,
+                horizon=max(usual.horizon, 5 * self.period),
+                thaw_room=int(usual.thaw_room * self.setting.scale),
+                can_throttle=arena.on_v2,
+            )
+        )
         for role in self.setting.roles:
             arena.set_weight(role.name, WEIGHTS[role.priority])
+            self._set_max(role.name, self.setting.peaks[role.name])
 
     def begin(self, now: float) -> Sequence[str]:
         self._last = now
@@ -49,11 +63,11 @@ class Governed(Policy):
         return self._take()
 
     def tick(self, now: float) -> Sequence[str]:
-        self._late.append(now - self._last)
+        self._gaps.append(now - self._last)
         self._last = now
-        names = [role.name for role in self.setting.roles]
-        usage = {name: self.arena.usage(name) for name in names}
+        usage = {role.name: self.arena.usage(role.name) for role in self.setting.roles}
         self._send(ev.Sample(usage=usage, total=self.arena.usage()), now)
+        self._costs.append(time.monotonic() - now)
         return self._take()
 
     def ended(self, name: str, now: float) -> Sequence[str]:
@@ -79,15 +93,28 @@ class Governed(Policy):
                 self.arena.freeze(call, False)
             case ev.Kill(call):
                 self.arena.groups[call].kill()
-            case _:
-                pass
+            case ev.SetMax(call, limit):
+                self._set_max(call, limit)
+            case ev.SetHigh(call, limit):
+                self.arena.set_memory(call, "memory.high", "max" if limit is None else limit)
+            case ev.SetWeight(call, weight):
+                self.arena.set_weight(call, weight)
+            case ev.Wait() | ev.Refuse() | ev.Reclaim():
+                pass  # The first says what is so; the others cannot be: no limit on patience here.
+
+    def _set_max(self, name: str, limit: int) -> None:
+        file = "memory.max" if self.arena.on_v2 else "memory.limit_in_bytes"
+        self.arena.set_memory(name, file, limit)
 
     def statistics(self) -> dict[str, object]:
         told = asdict(self._controller.statistics())
-        return told | {
-            "tick_p50": statistics.median(self._late),
-            "tick_max": max(self._late),
-        }
+        if self._gaps:
+            told["look_seconds"] = {
+                "p50": statistics.median(self._gaps),
+                "max": max(self._gaps),
+                "cost_p50": statistics.median(self._costs),
+            }
+        return told
 
     @classmethod
     def explain(cls, on_v2: bool) -> str:

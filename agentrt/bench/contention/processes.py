@@ -22,6 +22,9 @@ __all__ = ["Replay", "replay_settings", "spawn", "wait_ready"]
 
 SCRIPT = Path(__file__).with_name("replay_process.py")
 READY_SECONDS = 60.0
+LEAST_PAUSE = 0.005
+PAUSE_SHARE = 0.25
+"""A gap counts as a stop from this share of the time between two samples on, and from 5 ms."""
 END_SECONDS = 20.0
 
 
@@ -34,6 +37,7 @@ def replay_settings(curve: Curve, *, speed: float, scale: float) -> dict[str, An
     return {
         "base": pages(BASE * scale),
         "chunk": pages(CHUNK * scale),
+        "pause": max(LEAST_PAUSE, PAUSE_SHARE * curve.spacing / speed),
         "steps": [[at / speed, int(size)] for at, size in curve.scaled(scale).samples],
     }
 

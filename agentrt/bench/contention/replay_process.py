@@ -2,10 +2,10 @@
 
 usage: python -I -S replay_process.py SETTINGS.json
 
-SETTINGS: base, chunk (bytes), steps: [[running seconds, bytes], ...]. It prints "ready", waits for
-a line on standard input, then allocates the base and follows the curve: it grows by blocks of at
-most one chunk and touches every page of them, and gives back whole blocks only. At the end it
-prints one JSON object and exits.
+SETTINGS: base, chunk (bytes), pause (seconds), steps: [[running seconds, bytes], ...]. It prints
+"ready", waits for a line on standard input, then allocates the base and follows the curve: it grows
+by blocks of at most one chunk, touches every page of them, and gives back whole blocks only. At the
+end it prints one JSON object and exits.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ from typing import Any
 PAGE = 4096
 PIECE = 1 << 20
 """Bytes touched between two looks at the clock."""
-SLICE = 0.002
-PAUSE = 0.005
-"""Seconds; a longer gap between two looks at the clock counts as no more than this."""
+LOOKS = 0.4
+"""Length of a sleep between two looks, as a share of the longest gap that counts."""
 ONES = b"\1" * (PIECE // PAGE)
 
 
@@ -30,10 +29,11 @@ class TraceClock:
 
     A program that is frozen, throttled or made to wait for memory does not get on with its work, so
     the time of its curve must stand still too. A plain sleep would go on while frozen and hide the
-    delay; this clock is looked at often and counts a long gap as a stop.
+    delay; this clock is looked at often, and of a gap longer than ``pause`` counts only so much.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, pause: float) -> None:
+        self.pause = pause
         self.running = 0.0
         self.stopped = 0.0
         self._last = time.monotonic()
@@ -43,14 +43,14 @@ class TraceClock:
         now = time.monotonic()
         gap = now - self._last
         self._last = now
-        self.running += min(gap, PAUSE)
-        self.stopped += max(0.0, gap - PAUSE)
+        self.running += min(gap, self.pause)
+        self.stopped += max(0.0, gap - self.pause)
 
     def wait_until(self, running: float) -> None:
         """Sleep until the process has run for ``running`` seconds."""
         self.look()
         while (left := running - self.running) > 0:
-            time.sleep(min(left, SLICE))
+            time.sleep(min(left, self.pause * LOOKS))
             self.look()
 
 
@@ -92,11 +92,11 @@ class Held:
 def replay(settings: dict[str, Any]) -> dict[str, Any]:
     """Follow the curve; times are seconds, ``started`` and ``ended`` on the system's clock."""
     started = time.monotonic()
-    first = TraceClock()
+    first = TraceClock(settings["pause"])
     base = Held(settings["chunk"], first)
     base.grow(settings["base"])
     begun = time.monotonic()
-    clock = TraceClock()
+    clock = TraceClock(settings["pause"])
     held = Held(settings["chunk"], clock)
     taken = [_follow(held, clock, at, size) for at, size in settings["steps"]]
     ended = time.monotonic()
