@@ -44,7 +44,7 @@ class ControllerConfig:
     program_memory: int | None = None
     margin: int | None = None
     horizon: float = 0.01
-    keep_before: float = 0.85
+    keep_before: float = 1.0
     keep_after: float = 0.05
     overcommit: float = 0.25
     thaw_room: int = 8 * MIB
