@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-import re
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from agentrt.errors import ConfigError
+from agentrt.resources.units import parse_cpu, parse_pids, parse_seconds, parse_size
 
 if TYPE_CHECKING:
     from agentrt.sandbox import Choice, ExecResult, Limits, Probe, SandboxSpec
@@ -21,66 +20,11 @@ __all__ = ["app", "parse_cpu", "parse_pids", "parse_seconds", "parse_size"]
 
 TIMEOUT_CODE = 124
 """Exit code for a command that we killed at its time limit, as timeout(1) has it."""
-UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 app = typer.Typer(
     help="Run commands in sandboxes, check what works on this machine, clean up after crashes.",
     no_args_is_help=True,
 )
-
-
-def parse_size(text: str) -> int:
-    """Bytes of ``512m``, ``1.5g``, ``64MiB``, ``1048576``; units are powers of 1024.
-
-    Raises:
-        ConfigError: it is no positive size.
-    """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", text.strip().lower())
-    size = int(float(found[1]) * UNITS[found[2]]) if found else 0
-    if size <= 0:
-        raise ConfigError(f"{text!r} is not a size.", remedy="Write it as 512m, 2g or 1048576.")
-    return size
-
-
-def parse_cpu(text: str) -> float:
-    """Cores as a positive number.
-
-    Raises:
-        ConfigError: it is not one.
-    """
-    return _number(text, "a number of cores", "Write it as 2 or 0.5.")
-
-
-def parse_seconds(text: str) -> float:
-    """Seconds of ``30``, ``30s``, ``5m``, ``1h``.
-
-    Raises:
-        ConfigError: it is no positive duration.
-    """
-    unit = {"s": 1, "m": 60, "h": 3600}.get(text.strip()[-1:].lower())
-    number = text.strip()[:-1] if unit else text
-    return _number(number, "a duration", "Write it as 30, 30s, 5m or 1h.", shown=text) * (unit or 1)
-
-
-def parse_pids(text: str) -> int:
-    """A positive number of processes.
-
-    Raises:
-        ConfigError: it is not one.
-    """
-    if not text.strip().isdigit() or int(text) < 1:
-        raise ConfigError(f"{text!r} is not a number of processes.", remedy="Write it as 64.")
-    return int(text)
-
-
-def _number(text: str, what: str, remedy: str, *, shown: str | None = None) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise ConfigError(f"{shown or text!r} is not {what}.", remedy=remedy)
-    return value
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for scripts.")]

@@ -8,7 +8,14 @@ from agentrt.resources.control_budget import HOST
 from agentrt.resources.control_config import ControllerConfig
 from agentrt.resources.control_state import LiveCall
 
-__all__ = ["cut_reservations", "obstacle", "queue_order", "reservable", "reserved_by_scope", "top_up"]
+__all__ = [
+    "cut_reservations",
+    "obstacle",
+    "queue_order",
+    "reservable",
+    "reserved_by_scope",
+    "top_up",
+]
 
 
 def reserved_by_scope(config: ControllerConfig, live: Iterable[LiveCall]) -> dict[str, int]:
@@ -89,9 +96,7 @@ def _shares(config: ControllerConfig, one: LiveCall, other: LiveCall) -> bool:
     return any(scope in names for scope, _ in config.budgets.limits(other))
 
 
-def _room(
-    config: ControllerConfig, call: LiveCall, live: Sequence[LiveCall], overhead: int
-) -> int:
+def _room(config: ControllerConfig, call: LiveCall, live: Sequence[LiveCall], overhead: int) -> int:
     """What is free for a newcomer: less the growth to come, and what greater calls are owed."""
     used: dict[str, int] = {}
     for other in live:

@@ -94,9 +94,9 @@ class _Table:
         """Give ``call`` leave to go on, or hold it."""
         wish = self._wish(call)
         room = self._room(call)
-        if wish == 0 and call.state != "frozen":
-            self._grant(call, room)
-        elif call.held_for != "limit" and wish <= room and self._stays_safe(call, wish):
+        flat = wish == 0 and call.state != "frozen"
+        fits = call.held_for != "limit" and wish <= room
+        if flat or (fits and self._stays_safe(call, wish)):
             self._grant(call, room)
         else:
             self.out.hold[call.spec.call] = self._winner(call)

@@ -18,8 +18,8 @@ __all__ = [
     "CallSpec",
     "Ended",
     "Event",
-    "Freeze",
     "FrameworkSample",
+    "Freeze",
     "Kill",
     "KillReason",
     "MemoryEvent",
@@ -60,6 +60,8 @@ class CallSpec:
         start: bytes that it is expected to use soon; no more than ``claim``.
         priority: ``LOW``, ``NORMAL`` or ``HIGH``.
         on_limit: what happens when it reaches its claim and nothing can be borrowed.
+        enforced: the kernel holds it to its claim; otherwise the claim is an estimate that follows
+            its usage, up to ``ceiling``.
         deadline: the time at which it is killed if it still runs or waits.
     """
 
@@ -72,6 +74,7 @@ class CallSpec:
     start: int = 0
     priority: int = NORMAL
     on_limit: OnLimit = "freeze"
+    enforced: bool = True
     deadline: float | None = None
 
 
@@ -255,7 +258,7 @@ class Reclaim:
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """Kill the call; ``why`` is for the feedback, ``winner`` the call whose claim goes before it."""
+    """Kill the call; ``why`` is for the feedback, ``winner`` the call that goes before it."""
 
     call: str
     reason: KillReason

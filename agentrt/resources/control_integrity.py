@@ -25,16 +25,19 @@ def check(config: ControllerConfig, calls: Iterable[LiveCall]) -> None:
 
 def _claims(config: ControllerConfig, call: LiveCall) -> Iterable[tuple[str, bool]]:
     bound = max(config.max_freeze[call.spec.priority], config.stall_deadline)
-    yield "a claim is above its ceiling or budget", call.claim <= min(
-        call.ceiling, config.budgets.most(call)
+    yield (
+        "a claim is above its ceiling or budget",
+        call.claim <= min(call.ceiling, config.budgets.most(call)),
     )
     yield "a soft limit is above its hard limit", 0 <= call.soft <= call.claim
     yield "a reservation is not between zero and the claim", 0 <= call.reserved <= call.claim
     yield "a waiting call holds something", call.live or call.reserved == call.usage == 0
-    yield "a freeze has no bound", call.state != "frozen" or call.freeze_until <= (
-        call.changed + bound
+    yield (
+        "a freeze has no bound",
+        call.state != "frozen" or call.freeze_until <= (call.changed + bound),
     )
-    yield "a throttle has no deadline or no hard limit above", call.high is None or (
-        call.high_deadline > 0 and call.high <= call.claim
+    yield (
+        "a throttle has no deadline or no hard limit above",
+        call.high is None or (call.high_deadline > 0 and call.high <= call.claim),
     )
     yield "a frozen call says not what for", (call.state == "frozen") == (call.held_for is not None)

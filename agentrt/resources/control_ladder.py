@@ -66,7 +66,7 @@ class Ladder:
             moments.append(call.hungry_since + self._patience(call))
         return min(moments, default=None)
 
-    # --- its own limit: borrow, or wait for it ------------------------------------------------------
+    # --- its own limit: borrow, or wait for it ---
 
     def _own_limit(
         self, call: LiveCall, live: Sequence[LiveCall], overhead: int, now: float
@@ -137,7 +137,7 @@ class Ladder:
                 out.append(ev.SetMax(call.spec.call, own))
         return out
 
-    # --- run, throttle, freeze ----------------------------------------------------------------------
+    # --- run, throttle, freeze ---
 
     def _let_run(self, call: LiveCall, room: int, now: float) -> list[ev.Action]:
         out: list[ev.Action] = []
@@ -189,9 +189,7 @@ class Ladder:
             return self._freeze(call, winner, "room", now)
         return []
 
-    def _freeze(
-        self, call: LiveCall, winner: str | None, why: str, now: float
-    ) -> list[ev.Action]:
+    def _freeze(self, call: LiveCall, winner: str | None, why: str, now: float) -> list[ev.Action]:
         until = now + self._config.max_freeze[call.spec.priority]
         call.freeze(now, until, winner, "limit" if why == "limit" else "room")
         self.counts["freezes"] += 1
@@ -203,7 +201,7 @@ class Ladder:
             return True
         return now < call.aged_until
 
-    # --- kill ---------------------------------------------------------------------------------------
+    # --- kill ---
 
     def _make_room(
         self, call: LiveCall, live: Sequence[LiveCall], winner: str | None, now: float
@@ -243,7 +241,7 @@ class Ladder:
         if call is not None and event.oom_kills:
             call.hungry_since = None
 
-    # --- idle frameworks ----------------------------------------------------------------------------
+    # --- idle frameworks ---
 
     def framework(self, program: str, usage: int) -> None:
         """Take note of what a program's framework uses."""

@@ -16,7 +16,7 @@ RATE_HALF_LIFE = 0.1
 """Seconds after which a growth rate that is not seen again counts half."""
 PEAK_SHARE = 0.8
 DOWN_SHARE = 0.95
-"""A call that used ``PEAK_SHARE`` of its claim and came below this share of that showed its peak."""
+"""A call that used ``PEAK_SHARE`` of its claim and fell below this share of that had its peak."""
 TOP_SHARE = 0.87
 """Above this share of its claim a call is in its top part: it is let in only with room for all."""
 
@@ -109,10 +109,15 @@ class LiveCall:
             self.sampled = now
         self.usage = usage
         self.peak = max(self.peak, usage)
+        if usage > self.claim and not self.spec.enforced:
+            # An estimate was too low: what is used is claimed.
+            self.claim = min(self.ceiling, usage)
+            self.soft = max(self.soft, self.claim)
 
     def growth(self, horizon: float) -> int:
         """Bytes that it may add within ``horizon`` seconds, by its present rate and its claim."""
-        return min(self.need, int(self.rate * horizon))
+        most = self.need if self.spec.enforced else max(0, self.ceiling - self.usage)
+        return min(most, int(self.rate * horizon))
 
     def wish(self, horizon: float) -> int:
         """Bytes that it would use in ``horizon`` seconds, whatever its claim."""

@@ -188,9 +188,7 @@ class Controller:
         if frozen:
             out.append(ev.Thaw(name))
 
-    def _adopt(
-        self, spec: ev.CallSpec, usage: int, now: float, out: list[ev.Action]
-    ) -> LiveCall:
+    def _adopt(self, spec: ev.CallSpec, usage: int, now: float, out: list[ev.Action]) -> LiveCall:
         """A call that runs already, as after a restart: it is counted as it is."""
         call = self._add(spec, now)
         call.claim = min(max(call.claim, usage), self.config.budgets.most(call))
@@ -256,7 +254,9 @@ class Controller:
             if is_aged(self.config, call, now) and not blocked:
                 blocked = f"{call.spec.call} has waited longest and goes first"
 
-    def _start(self, call: LiveCall, live: list[LiveCall], now: float, out: list[ev.Action]) -> None:
+    def _start(
+        self, call: LiveCall, live: list[LiveCall], now: float, out: list[ev.Action]
+    ) -> None:
         call.state, call.changed = "admitted", now
         call.waited, call.sampled = now - call.requested, now
         cut_reservations(self.config, call, [*live, call])

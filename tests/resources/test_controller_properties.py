@@ -40,12 +40,15 @@ def tools(draw: st.DrawFn, honest: bool) -> list[Tool]:
             program=f"p{number % 3}",
             ceiling=draw(st.sampled_from([0, 2 * claim])),
             priority=draw(st.sampled_from([ev.LOW, ev.NORMAL, ev.HIGH])),
+            enforced=draw(st.booleans()) if not honest else True,
             on_limit=draw(st.sampled_from(["kill", "freeze", "throttle"])),
         )
         # What the kernel enforces: nobody exceeds the most that its claim can be raised to.
         most = min(max(spec.ceiling, claim), budget)
-        curve = [(0.2 * i, min(b, most if not honest else min(claim, budget)))
-                 for i, b in enumerate(points)]
+        curve = [
+            (0.2 * i, min(b, most if not honest else min(claim, budget)))
+            for i, b in enumerate(points)
+        ]
         curve.append((curve[-1][0] + 0.2, 0))
         out.append(Tool(spec, curve, arrival=draw(st.floats(0, 1))))
     return out
