@@ -35,7 +35,10 @@ def contention(
     speed: Annotated[
         float | None, typer.Option(help="Times as fast as recorded. Default: as published.")
     ] = None,
-    scale: Annotated[float, typer.Option(help="Multiply all sizes, the limit too.")] = 1.0,
+    scale: Annotated[
+        float,
+        typer.Option(help="Multiply all sizes; the limit too, but for the interpreters' part."),
+    ] = 1.0,
     curves: Annotated[
         Path | None, typer.Option(help="Folder of the memory curves, NAME.json each.")
     ] = None,
@@ -87,7 +90,7 @@ def _plan(
         parse_size,
         scenario_named,
     )
-    from agentrt.bench.contention.experiment import Plan
+    from agentrt.bench.contention.experiment import Plan, scaled_limit
     from agentrt.bench.contention.policies import policy_names
 
     chosen = scenario_named(scenario)
@@ -98,7 +101,7 @@ def _plan(
     return Plan(
         scenario=chosen,
         curves={name: load_curve(curves or default_curves(), name) for name in names},
-        limit=int((parse_size(limit) if limit else chosen.limit) * scale),
+        limit=scaled_limit(parse_size(limit) if limit else chosen.limit, scale, len(chosen.roles)),
         speed=speed or chosen.speed,
         scale=scale,
         policies=tuple(policy_names(policies)),

@@ -16,18 +16,20 @@ from typing import Any, Protocol
 
 from agentrt.bench.contention.arena import Arena
 from agentrt.bench.contention.curves import BASE, MIB, Curve, Role, Scenario
-from agentrt.bench.contention.policies import Policy, Setting, Unmanaged, policy_class
+from agentrt.bench.contention.policies import USUAL_SPEED, Policy, Setting, Unmanaged, policy_class
 from agentrt.bench.contention.processes import Replay, replay_settings, spawn, wait_ready
 from agentrt.bench.contention.results import ALONE, UNCONTENDED, Outcome, RoleOutcome
 from agentrt.bench.contention.store import ContentionStore
 from agentrt.bench.contention.urgency import urgent
 
-__all__ = ["Experiment", "Observer", "Plan", "Silent"]
+__all__ = ["Experiment", "Observer", "Plan", "Silent", "scaled_limit"]
 
-INTERPRETER = 8 * MIB
+INTERPRETER = 6 * MIB
 """What a replay's interpreter and page tables use beside what it holds, in bytes."""
+SLACK = 2 * MIB
+"""Added to what a replay declares, as nobody knows his peak to the byte."""
 LOOK = 0.01
-"""Seconds between two looks at the memory in use."""
+"""Seconds between two looks at the memory in use, at fifty times the recorded speed."""
 SLOWEST = 60.0
 GRACE = 60.0
 """A run is cut off after this many times its length, plus this many seconds."""
@@ -59,7 +61,7 @@ class Plan:
             speed=self.speed,
             scale=self.scale,
             peaks={
-                role.name: held[role.curve] + int(BASE * self.scale) + INTERPRETER
+                role.name: held[role.curve] + int(BASE * self.scale) + INTERPRETER + SLACK
                 for role in self.roles
             },
         )
@@ -76,7 +78,7 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """Return what a kept run must agree with to be used again."""
         return {
-            "format": 2,
+            "format": 3,
             "scenario": dataclasses.asdict(self.scenario),
             "limit": self.limit,
             "speed": self.speed,
@@ -223,13 +225,14 @@ class _Run:
         longest = max(curve.seconds for curve in self._plan.curves.values()) / self._plan.speed
         cut = self._zero + GRACE + SLOWEST * longest
         next_look = next_tick = self._zero
+        look = LOOK * max(1.0, USUAL_SPEED / self._plan.speed)
         while alive := [one for one in self._replays.values() if not one.done]:
             now = time.monotonic()
             if self._stop() or now > cut:
                 self._end_early(stopped=now <= cut)
             if now >= next_look:
                 self._look(now)
-                next_look = now + LOOK
+                next_look = now + look
             if now >= next_tick:
                 self._release(self._policy.tick(now))
                 next_tick = now + self._policy.period
@@ -293,6 +296,12 @@ class _Run:
             group.kill()
         for replay in self._replays.values():
             replay.close()
+
+
+def scaled_limit(limit: int, scale: float, replays: int) -> int:
+    """The limit at a scale: what the interpreters use of it does not shrink with the rest."""
+    fixed = replays * INTERPRETER
+    return int(scale * max(0, limit - fixed) + fixed) if scale != 1 else limit
 
 
 def _latency(values: Sequence[float]) -> dict[str, float]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from agentrt.bench.contention.arena import Arena
-from agentrt.bench.contention.policies import Policy, Setting
+from agentrt.bench.contention.policies import USUAL_SPEED, Policy, Setting
 from agentrt.resources import control_events as ev
 from agentrt.resources.controller import Controller, ControllerConfig
 
@@ -16,8 +16,7 @@ __all__ = ["Governed"]
 
 WEIGHTS = {"high": 1000, "low": 100}
 PRIORITIES = {"high": ev.HIGH, "low": ev.LOW}
-LEAST_PERIOD, MOST_PERIOD = 0.002, 0.02
-USUAL_SPEED = 50.0
+LEAST_PERIOD, MOST_PERIOD = 0.002, 0.05
 
 
 class Governed(Policy):
@@ -27,7 +26,6 @@ class Governed(Policy):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        # A load that is played more slowly grows more slowly, as on an emulated machine.
         slower = USUAL_SPEED / setting.speed
         self.period = min(MOST_PERIOD, max(LEAST_PERIOD, LEAST_PERIOD * slower))
         self._released: list[str] = []

@@ -14,6 +14,8 @@ from agentrt.errors import ConfigError
 __all__ = ["POLICIES", "Policy", "Setting", "Unmanaged", "explain", "policy_class", "policy_names"]
 
 MIB = 1 << 20
+USUAL_SPEED = 50.0
+"""Times as fast as recorded: a load that is played more slowly is also looked at less often."""
 
 
 @dataclass(frozen=True, slots=True)
