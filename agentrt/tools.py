@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import shlex
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from agentrt.lifecycle import ProgramLife
+from agentrt.resources.learned import tool_name
 from agentrt.sandbox.base import ExecResult, Sandbox
 from agentrt.scheduling.plan import ToolEvent
 
 __all__ = ["ReportingSandbox", "tool_name"]
-
-
-def tool_name(command: str | Sequence[str]) -> str:
-    """Return the name under which a command's durations are learned: its first word."""
-    if not isinstance(command, str):
-        return command[0].rsplit("/", 1)[-1] if command else "empty"
-    try:
-        words = shlex.split(command, comments=True)
-    except ValueError:  # an open quote: the shell will say so, the name does not matter
-        words = command.split()
-    named = next((word for word in words if "=" not in word), "shell")
-    return named.rsplit("/", 1)[-1] or "shell"
 
 
 class ReportingSandbox(Sandbox):

@@ -35,7 +35,8 @@ class ControllerConfig:
         stall_deadline: longest time that a call is slowed down at a limit.
         reclaim_share: share of an idle framework's memory that is asked back during a turn.
         max_calls: live calls at most.
-        can_throttle, can_reclaim: whether the host has ``memory.high`` and ``memory.reclaim``.
+        can_freeze, can_throttle, can_reclaim: whether the host has ``cgroup.freeze``,
+            ``memory.high`` and ``memory.reclaim``. Without freezing, use an overcommit of 0.
     """
 
     memory: int
@@ -54,6 +55,7 @@ class ControllerConfig:
     stall_deadline: float = 10.0
     reclaim_share: float = 0.5
     max_calls: int = 1024
+    can_freeze: bool = True
     can_throttle: bool = False
     can_reclaim: bool = False
 

@@ -190,6 +190,8 @@ class Ladder:
         return []
 
     def _freeze(self, call: LiveCall, winner: str | None, why: str, now: float) -> list[ev.Action]:
+        if not self._config.can_freeze:
+            return []
         until = now + self._config.max_freeze[call.spec.priority]
         call.freeze(now, until, winner, "limit" if why == "limit" else "room")
         self.counts["freezes"] += 1

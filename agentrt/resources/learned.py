@@ -14,7 +14,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-__all__ = ["CommandKind", "Estimate", "Learner", "Observation", "command_kind", "quantile"]
+__all__ = [
+    "CommandKind",
+    "Estimate",
+    "Learner",
+    "Observation",
+    "command_kind",
+    "quantile",
+    "tool_name",
+]
 
 CommandKind: TypeAlias = Literal["test", "install", "git", "explore", "build", "run", "other"]
 MIB = 1 << 20
@@ -90,6 +98,18 @@ def _part_kind(part: str) -> CommandKind:
         text = re.sub(r"^python3?(?:\.\d+)?\s+-m\s+", "", text)
     text = re.sub(r"^\S*/", "", text)
     return next((kind for kind, pattern in _PATTERNS if pattern.match(text)), "other")
+
+
+def tool_name(command: str | Sequence[str]) -> str:
+    """Return the name under which a command's durations are learned: its first word."""
+    if not isinstance(command, str):
+        return command[0].rsplit("/", 1)[-1] if command else "empty"
+    try:
+        words = shlex.split(command, comments=True)
+    except ValueError:  # an open quote: the shell will say so, the name does not matter
+        words = command.split()
+    named = next((word for word in words if "=" not in word), "shell")
+    return named.rsplit("/", 1)[-1] or "shell"
 
 
 def quantile(values: Sequence[float], share: float) -> float:
