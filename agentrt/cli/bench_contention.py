@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from agentrt.errors import ConfigError
 
 if TYPE_CHECKING:
-    from agentrt.bench.contention.experiment import Plan
+    from agentrt.bench.contention.plan import Plan
     from agentrt.bench.contention.results import Outcome
     from agentrt.bench.contention.store import ContentionStore
 
@@ -90,7 +90,7 @@ def _plan(
         parse_size,
         scenario_named,
     )
-    from agentrt.bench.contention.experiment import Plan, scaled_limit
+    from agentrt.bench.contention.plan import Plan, scaled_limit
     from agentrt.bench.contention.policies import policy_names
 
     chosen = scenario_named(scenario)

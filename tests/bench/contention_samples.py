@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from agentrt.bench.contention.curves import Curve, Role, Scenario
-from agentrt.bench.contention.experiment import Plan
+from agentrt.bench.contention.plan import Plan
 from agentrt.bench.contention.results import ALONE, UNCONTENDED, Outcome, RoleOutcome
 
 MIB = 1 << 20

@@ -288,8 +288,20 @@ class FakeArena:
         self.stalled: float | None = 0.0
         self.groups = {name: FakeGroup() for name in ("high", "low1", "low2")}
 
-    def set_memory(self, name, file, value):
-        self.written[name, file] = value
+    def set_max(self, name, size):
+        self.written[name, "max"] = size
+
+    def set_high(self, name, size):
+        assert self.on_v2
+        self.written[name, "high"] = size
+
+    def set_low(self, name, size):
+        assert self.on_v2
+        self.written[name, "low"] = size
+
+    def set_soft(self, name, size):
+        assert not self.on_v2
+        self.written[name, "soft"] = size
 
     def usage(self, name=None):
         return self.used.get(name, 0)
@@ -310,25 +322,22 @@ class TestPolicies:
     def test_each_says_what_it_does(self, on_v2):
         assert len({explain(name, on_v2) for name in POLICIES}) == len(POLICIES)
 
-    @pytest.mark.parametrize(
-        ("on_v2", "file"), [(True, "memory.max"), (False, "memory.limit_in_bytes")]
-    )
-    def test_static_divides_the_limit(self, on_v2, file):
-        arena = FakeArena(on_v2)
+    def test_static_divides_the_limit(self):
+        arena = FakeArena()
         Static(small_plan().setting()).prepare(arena)
         share = small_plan().limit // 3
-        assert arena.written == {(name, file): share for name in ("high", "low1", "low2")}
+        assert arena.written == {(name, "max"): share for name in ("high", "low1", "low2")}
 
     def test_protection_on_v2(self):
         arena = FakeArena()
         Protection(small_plan().setting()).prepare(arena)
-        assert arena.written["low1", "memory.high"] == 30 * MIB
-        assert arena.written["high", "memory.low"] == small_plan().limit
+        assert arena.written["low1", "high"] == 30 * MIB
+        assert arena.written["high", "low"] == small_plan().limit
 
     def test_protection_on_v1_has_soft_limits_only(self):
         arena = FakeArena(on_v2=False)
         Protection(small_plan().setting()).prepare(arena)
-        assert {file for _, file in arena.written} == {"memory.soft_limit_in_bytes"}
+        assert {limit for _, limit in arena.written} == {"soft"}
 
     def test_serialise_lets_the_low_ones_begin_when_the_high_one_ended(self):
         policy = Serialise(small_plan().setting())

@@ -15,7 +15,8 @@ import pytest
 
 from agentrt.bench.contention import processes
 from agentrt.bench.contention.arena import Arena
-from agentrt.bench.contention.experiment import Experiment, Stopped, run_once
+from agentrt.bench.contention.experiment import Experiment
+from agentrt.bench.contention.run import Stopped, run_once
 from agentrt.bench.contention.store import ContentionStore
 from agentrt.bench.contention.summary import results_json
 from agentrt.resources.cgroup import read_layout
@@ -74,7 +75,8 @@ def replays_of(marker):
 class TestArena:
     def test_limits_count_and_go_away(self, run_ids):
         with Arena(["a", "b"], 64 * MIB) as arena:
-            limit = arena.memory_file(None, "memory.max", "memory.limit_in_bytes")
+            place = arena.parent.carrier("memory").path
+            limit = place / ("memory.max" if arena.on_v2 else "memory.limit_in_bytes")
             assert int(limit.read_text()) == 64 * MIB
             assert arena.usage() >= arena.usage("a") >= 0
             assert arena.oom_kills("a") == 0
@@ -97,11 +99,11 @@ class TestArena:
         with Arena(["a"], 200 * MIB) as arena:
             replay = processes.spawn("a", arena.groups["a"].procs, settings)
             processes.wait_ready({"a": replay})
-            arena.freeze("a", True)
+            assert arena.control("a").freeze(True) == ""
             replay.release(time.monotonic())
             time.sleep(0.4)
             assert not replay.done
-            arena.freeze("a", False)
+            assert arena.control("a").freeze(False) == ""
             while not replay.done:
                 replay.read(time.monotonic())
             replay.close()

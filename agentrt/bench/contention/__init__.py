@@ -15,7 +15,8 @@ from agentrt.bench.contention.curves import (
     load_curve,
     scenario_named,
 )
-from agentrt.bench.contention.experiment import Experiment, Plan
+from agentrt.bench.contention.experiment import Experiment
+from agentrt.bench.contention.plan import Plan
 from agentrt.bench.contention.policies import POLICIES, policy_names
 from agentrt.bench.contention.results import Outcome, summarise
 

@@ -14,7 +14,7 @@ from agentrt.resources.cgroup import (
     PARENT,
     CgroupFiles,
     CgroupTree,
-    LayoutKind,
+    Control,
     Leaf,
     ToolGroup,
     read_layout,
@@ -25,7 +25,7 @@ __all__ = ["Arena", "Limits"]
 
 NAME = "contention"
 REMOVE_SECONDS = 10.0
-USUAL_WEIGHT, USUAL_SHARES = 100, 1024
+SOFT = "memory.soft_limit_in_bytes"
 MOST_WEIGHT, MOST_SHARES = 10_000, 102_400
 NO_CGROUPS = (
     "Run as root, or in a delegated unit: systemd-run --user --pty -p Delegate=yes "
@@ -56,6 +56,8 @@ class Arena:
         self._state: RunState | None = None
         self._tree: CgroupTree | None = None
         self.leaves: tuple[Leaf, ...] = ()
+        self.parent = Control((), self.files)
+        self._usage_files: dict[str | None, Path | None] = {}
         self.groups: dict[str, ToolGroup] = {}
 
     def __enter__(self) -> Self:
@@ -81,6 +83,11 @@ class Arena:
         bases = [branch.base / PARENT / state.run_id / NAME for branch in tree.branches]
         hierarchies = [branch.hierarchy for branch in tree.branches]
         self.leaves = tuple(Leaf(*pair) for pair in zip(hierarchies, bases, strict=True))
+        self.parent = Control(self.leaves, self.files)
+        self._usage_files = {
+            name: group.control.memory_file() for name, group in self.groups.items()
+        }
+        self._usage_files[None] = self.parent.memory_file()
         refused = ToolGroup(self.leaves, self.files).apply(Limits(memory=self.limit))
         if refused:
             raise BackendUnavailable(
@@ -108,83 +115,51 @@ class Arena:
         self.close()
 
     @property
-    def kind(self) -> LayoutKind:
-        """The machine's cgroup layout."""
-        return read_layout().kind if self._tree is None else self._tree.layout.kind
-
-    @property
     def on_v2(self) -> bool:
         """Whether memory is limited by v2 files (memory.high and memory.low exist)."""
-        return self.memory_version == 2
-
-    @property
-    def memory_version(self) -> int:
-        """The cgroup version, 1 or 2, that carries the memory limit."""
-        return self._memory().hierarchy.version
-
-    def _memory(self) -> Leaf:
-        for leaf in self.leaves:
-            if "memory" in leaf.hierarchy.controllers:
-                return leaf
-        for leaf in self.leaves:
-            offered = self.files.read(leaf.path / "cgroup.controllers") or ""
-            if leaf.hierarchy.version == 2 and "memory" in offered.split():
-                return leaf
-        raise BackendUnavailable(
-            "There is no memory controller for the experiment's cgroups.", remedy=NO_CGROUPS
-        )
-
-    def memory_file(self, name: str | None, on_v2: str, on_v1: str) -> Path:
-        """The memory control file of a replay's group, or of the parent."""
-        leaf = self._memory()
-        place = leaf.path if name is None else leaf.path / name
-        return place / (on_v2 if leaf.hierarchy.version == 2 else on_v1)
+        leaf = self.parent.carrier("memory")
+        return leaf is not None and leaf.hierarchy.version == 2
 
     def usage(self, name: str | None = None) -> int:
         """Bytes charged to a replay's group, or to all of them."""
-        path = self.memory_file(name, "memory.current", "memory.usage_in_bytes")
-        return int(self.files.read(path) or 0)
+        path = self._usage_files[name]
+        return int(self.files.read(path) or 0) if path is not None else 0
 
     def oom_kills(self, name: str) -> int:
         """Processes of a replay's group that the kernel killed for lack of memory."""
-        return self.groups[name].counters().oom_kills or 0
+        return self.groups[name].control.memory_events().get("oom_kill", 0)
 
-    def set_memory(self, name: str, file: str, value: int | str) -> None:
-        """Write a memory control file of a replay's group.
+    def control(self, name: str) -> Control:
+        """What can be done to a replay's group."""
+        return self.groups[name].control
+
+    def set_max(self, name: str, size: int) -> None:
+        """Limit a replay to ``size`` bytes.
 
         Raises:
-            BackendUnavailable: the kernel refused it.
+            BackendUnavailable: as of the next two, the kernel refused it.
         """
-        path = self.memory_file(name, file, file)
-        error = self.files.write(path, str(value))
-        if error is not None:
-            raise BackendUnavailable(
-                f"{path} cannot be set to {value}: {error.strerror}.",
-                remedy="See what this machine can enforce: agentrt doctor",
-            )
+        _must(self.control(name).set_max(size))
 
-    def set_weight(self, name: str, weight: int) -> None:
-        """Set a replay's share of the CPU (100 is usual), where a CPU controller is at hand."""
-        for leaf in self.leaves:
-            place = leaf.path / name
-            if "cpu" in leaf.hierarchy.controllers:
-                shares = max(2, weight * USUAL_SHARES // USUAL_WEIGHT)
-                self.files.write(place / "cpu.shares", str(shares))
-            elif leaf.hierarchy.version == 2:
-                self.files.write(place / "cpu.weight", str(weight))
+    def set_high(self, name: str, size: int | None) -> None:
+        """Slow a replay down above ``size`` bytes; None lifts it. Cgroup v2 only."""
+        _must(self.control(name).set_high(size))
 
-    def freeze(self, name: str, frozen: bool) -> None:
-        """Stop a replay's processes, or let them go on, through the v2 tree."""
-        for leaf in self.leaves:
-            if leaf.hierarchy.version == 2:
-                self.files.write(leaf.path / name / "cgroup.freeze", str(int(frozen)))
+    def set_low(self, name: str, size: int) -> None:
+        """Protect ``size`` bytes of a replay from reclaim. Cgroup v2 only."""
+        _must(self.control(name).set_low(size))
+
+    def set_soft(self, name: str, size: int) -> None:
+        """Set the soft limit of cgroup v1."""
+        leaf = self.control(name).carrier("memory")
+        if leaf is not None:
+            error = self.files.write(leaf.path / SOFT, str(size))
+            _must("" if error is None else f"{SOFT}: {error.strerror}")
 
     def stall(self) -> float | None:
         """Seconds so far in which all replays stood waiting for memory (PSI full), if told."""
-        for leaf in self.leaves:
-            if leaf.hierarchy.version == 2:
-                return pressure_total(self.files.read(leaf.path / "memory.pressure"))
-        return None
+        path = self.parent.pressure_path("memory")
+        return None if path is None else pressure_total(self.files.read(path))
 
     def close(self) -> None:
         """Kill what runs, remove the cgroups and the record. Idempotent; bounded.
@@ -216,6 +191,14 @@ class Arena:
             time.sleep(pause)
             pause = min(0.05, 2 * pause)
         return True
+
+
+def _must(refused: str) -> None:
+    if refused:
+        raise BackendUnavailable(
+            f"The kernel refused {refused}.",
+            remedy="See what this machine can enforce: agentrt doctor",
+        )
 
 
 def pressure_total(text: str | None) -> float | None:

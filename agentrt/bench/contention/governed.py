@@ -45,8 +45,8 @@ class Governed(Policy):
             )
         )
         for role in self.setting.roles:
-            arena.set_weight(role.name, WEIGHTS[role.priority])
-            self._set_max(role.name, self.setting.peaks[role.name])
+            arena.control(role.name).set_weight(WEIGHTS[role.priority])
+            arena.set_max(role.name, self.setting.peaks[role.name])
 
     def begin(self, now: float) -> Sequence[str]:
         self._last = now
@@ -86,23 +86,19 @@ class Governed(Policy):
                 self._released.append(call)
                 self._send(ev.Started(call), now)
             case ev.Freeze(call):
-                self.arena.freeze(call, True)
+                self.arena.control(call).freeze(True)
             case ev.Thaw(call):
-                self.arena.freeze(call, False)
+                self.arena.control(call).freeze(False)
             case ev.Kill(call):
                 self.arena.groups[call].kill()
             case ev.SetMax(call, limit):
-                self._set_max(call, limit)
+                self.arena.set_max(call, limit)
             case ev.SetHigh(call, limit):
-                self.arena.set_memory(call, "memory.high", "max" if limit is None else limit)
+                self.arena.set_high(call, limit)
             case ev.SetWeight(call, weight):
-                self.arena.set_weight(call, weight)
+                self.arena.control(call).set_weight(weight)
             case ev.Wait() | ev.Refuse() | ev.Reclaim():
                 pass  # The first says what is so; the others cannot be: no limit on patience here.
-
-    def _set_max(self, name: str, limit: int) -> None:
-        file = "memory.max" if self.arena.on_v2 else "memory.limit_in_bytes"
-        self.arena.set_memory(name, file, limit)
 
     def statistics(self) -> dict[str, object]:
         told = asdict(self._controller.statistics())

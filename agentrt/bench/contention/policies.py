@@ -100,10 +100,7 @@ class Static(Policy):
         super().prepare(arena)
         share = self.setting.limit // len(self.setting.roles)
         for role in self.setting.roles:
-            if arena.on_v2:
-                arena.set_memory(role.name, "memory.max", share)
-            else:
-                arena.set_memory(role.name, "memory.limit_in_bytes", share)
+            arena.set_max(role.name, share)
 
     @classmethod
     def explain(cls, on_v2: bool) -> str:
@@ -119,10 +116,10 @@ class Protection(Policy):
         super().prepare(arena)
         low_high = int(self.setting.scenario.low_high * self.setting.scale)
         for name in self.setting.names("low"):
-            arena.set_memory(name, "memory.high" if arena.on_v2 else SOFT, low_high)
+            (arena.set_high if arena.on_v2 else arena.set_soft)(name, low_high)
         if arena.on_v2:
             for name in self.setting.names("high"):
-                arena.set_memory(name, "memory.low", self.setting.limit)
+                arena.set_low(name, self.setting.limit)
 
     @classmethod
     def explain(cls, on_v2: bool) -> str:
@@ -132,9 +129,6 @@ class Protection(Policy):
             "cgroup v1 has neither: soft limits for the low ones, which act only when the whole "
             "machine is short; so it equals none here"
         )
-
-
-SOFT = "memory.soft_limit_in_bytes"
 
 
 class Serialise(Policy):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agentrt.bench.contention.experiment import Plan
+from agentrt.bench.contention.plan import Plan
 from agentrt.bench.contention.policies import explain
 from agentrt.bench.contention.results import ALONE, UNCONTENDED, Outcome, summarise
 from agentrt.resources.cgroup import Layout
