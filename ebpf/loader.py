@@ -16,6 +16,7 @@ __all__ = ["BpfLink", "BpfMap", "BpfObject", "RingBuffer"]
 
 RIGHTS = "Run as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN."
 KERNEL = "See what this kernel loads: agentrt doctor."
+DESCENDANTS_PRE_ORDER = 2
 
 
 class BpfMap:
@@ -174,15 +175,19 @@ class BpfObject:
             pointer = self._lib.call.bpf_map__attach_struct_ops(self.maps[map_name].pointer)
             return self._linked(pointer, map_name, said)
 
-    def read_iterator(self, program: str) -> bytes:
+    def read_iterator(self, program: str, cgroup: int | None = None) -> bytes:
         """Run an iterator program once and return all that it wrote.
+
+        A cgroup iterator walks the directory open as ``cgroup`` and all below it, parents first.
 
         Raises:
             BackendUnavailable: it cannot be attached.
             OSError: it failed while it ran.
         """
         with collected_messages() as said:
-            pointer = self._lib.call.bpf_program__attach_iter(self.programs[program], None)
+            options = None if cgroup is None else _CgroupWalk.below(cgroup)
+            at = None if options is None else ctypes.byref(options)
+            pointer = self._lib.call.bpf_program__attach_iter(self.programs[program], at)
             link = self._linked(pointer, program, said)
         try:
             fd = self._lib.call.bpf_iter_create(link.fd)
@@ -225,6 +230,31 @@ class BpfObject:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class _CgroupInfo(ctypes.Structure):
+    """``union bpf_iter_link_info``, its cgroup member."""
+
+    _fields_ = (
+        ("order", ctypes.c_uint32),
+        ("cgroup_fd", ctypes.c_uint32),
+        ("cgroup_id", ctypes.c_uint64),
+    )
+
+
+class _CgroupWalk(ctypes.Structure):
+    """``struct bpf_iter_attach_opts``."""
+
+    _fields_ = (
+        ("size", ctypes.c_size_t),
+        ("info", ctypes.POINTER(_CgroupInfo)),
+        ("info_size", ctypes.c_uint32),
+    )
+
+    @classmethod
+    def below(cls, cgroup: int) -> _CgroupWalk:
+        info = _CgroupInfo(DESCENDANTS_PRE_ORDER, cgroup, 0)
+        return cls(ctypes.sizeof(cls), ctypes.pointer(info), ctypes.sizeof(info))
 
 
 class RingBuffer:

@@ -118,10 +118,9 @@ class BpfSensor:
             raise
         watcher.add(self._ring.fd, select.EPOLLIN, self._ready)
 
-    @property
-    def ring_fd(self) -> int:
-        """The ring buffer's map, for other objects that report into it."""
-        return self._object.maps["events"].fd
+    def shared_maps(self) -> dict[str, int]:
+        """Maps, by name, that another object reuses to report into the same ring buffer."""
+        return {name: self._object.maps[name].fd for name in ("events", "lost", "roots")}
 
     def add_root(self, root: Path) -> None:
         """Watch ``root`` and below (see ``Sensor``)."""
