@@ -25,6 +25,7 @@ from agentrt.resources.cgroup import Control
 from agentrt.resources.control_state import CallReport
 from agentrt.resources.controller import Controller, ControllerConfig, ControllerStatistics
 from agentrt.resources.tickets import Progress, Ticket
+from agentrt.resources.urgency import urgent
 
 __all__ = ["Driver", "Health"]
 
@@ -177,6 +178,10 @@ class Driver:
     # --- the thread ---
 
     def _run(self) -> None:
+        with urgent():
+            self._look_after_calls()
+
+    def _look_after_calls(self) -> None:
         while not self._stop:
             self._wake.wait(self._pause())
             self._wake.clear()

@@ -17,7 +17,7 @@ from agentrt.bench.contention.plan import Plan
 from agentrt.bench.contention.policies import USUAL_SPEED, Policy, Unmanaged, policy_class
 from agentrt.bench.contention.processes import Replay, replay_settings, spawn, wait_ready
 from agentrt.bench.contention.results import ALONE, UNCONTENDED, Outcome, RoleOutcome
-from agentrt.bench.contention.urgency import urgent
+from agentrt.resources.urgency import urgent
 
 __all__ = ["Stopped", "run_once"]
 

@@ -1,4 +1,8 @@
-"""The run's own thread goes before the replays on the CPUs: a late look is a late decision."""
+"""A thread that goes before ordinary ones on the CPUs: a late look is a late decision.
+
+Under a load that fills the CPUs, a thread that wakes every few milliseconds would wait for tens of
+them, and what it watches has grown by megabytes meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,8 @@ NICE = -15
 def urgent() -> Iterator[str]:
     """Schedule this thread before ordinary ones while entered; yields how, in plain words.
 
-    What it starts inherits nothing. Every policy is measured under the same urgency.
+    Real-time at the lowest priority where that is allowed, else less nice, else as it was. Nothing
+    that the thread starts inherits it. Only for threads that sleep most of the time.
     """
     before, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
     nice = os.getpriority(os.PRIO_PROCESS, 0)
