@@ -58,8 +58,8 @@ class GovernorConfig:
 
     memory: int | None = None
     tenants: Mapping[str, Budget] = field(default_factory=dict)
-    tenant: Budget = Budget("tenant")
-    program: Budget = Budget("program")
+    tenant: Budget = field(default_factory=lambda: Budget("tenant"))
+    program: Budget = field(default_factory=lambda: Budget("program"))
     learn: bool = True
     oom_group: bool = True
     log: Path | None = None
@@ -75,7 +75,7 @@ class CallInfo:
     tenant: str = "default"
     program: str = "program"
     repository: str = ""
-    intent: Intent = Intent()
+    intent: Intent = field(default_factory=Intent)
     notes: tuple[str, ...] = ()
     hint: str = ""
     hard_memory: int | None = None
