@@ -103,7 +103,7 @@ def _room(config: ControllerConfig, call: LiveCall, live: Sequence[LiveCall], ov
         near = max(other.usage + other.growth(config.horizon), min(other.claim, other.spec.start))
         if other.spec.priority > call.spec.priority and not other.peak_seen:
             owed = max(0, other.reserved - near)
-            near += int(config.keep_before * owed)
+            near += config.kept_before(owed)
         used[other.spec.call] = near
     left = config.budgets.free(live, used)
     left[HOST] = left.get(HOST, config.memory) - overhead - config.spare

@@ -160,7 +160,7 @@ class _Table:
         """
         owed = max(0, min(call.claim, call.reserved) - self.used[call.spec.call])
         if not call.peak_seen:
-            return int(self.config.keep_before * owed) // (2 if first else 1)
+            return self.config.kept_before(owed) // (2 if first else 1)
         return 0 if first else min(owed, int(self.config.keep_after * call.claim))
 
     def _stays_safe(self, call: LiveCall, wish: int) -> bool:

@@ -26,6 +26,8 @@ class ControllerConfig:
         horizon: how far to look ahead: the time from an event to the end of a freeze.
         keep_before, keep_after: share of what a more important call may still use that others leave
             free, before and after that call has shown its peak.
+        keep_whole: so many bytes of it are left free before its peak, whatever that share. What is
+            small can be claimed before anybody could give way; what is large takes its time.
         overcommit: share of ``memory`` by which the claims of live calls may exceed it: the part
             that is borrowed. 0 starts only what can be reserved in full.
         thaw_room: a frozen call is thawed when it can grow this much (or to its claim).
@@ -45,8 +47,9 @@ class ControllerConfig:
     program_memory: int | None = None
     margin: int | None = None
     horizon: float = 0.01
-    keep_before: float = 1.0
+    keep_before: float = 0.8
     keep_after: float = 0.05
+    keep_whole: int = 256 * MIB
     overcommit: float = 0.25
     thaw_room: int = 8 * MIB
     max_freeze: tuple[float, float, float] = (60.0, 30.0, 5.0)
@@ -74,6 +77,11 @@ class ControllerConfig:
     def budgets(self) -> Budgets:
         """The budgets as the decisions use them."""
         return Budgets(self.memory, self.tenants, self.tenant_memory, self.program_memory)
+
+    def kept_before(self, owed: int) -> int:
+        """What of the ``owed`` bytes others leave free before a call's peak."""
+        whole = min(owed, self.keep_whole)
+        return whole + int(self.keep_before * (owed - whole))
 
     @property
     def spare(self) -> int:

@@ -13,9 +13,9 @@ from agentrt.bench.contention.policies import Setting
 __all__ = ["Plan", "scaled_limit"]
 
 INTERPRETER = 6 * MIB
-"""What a replay's interpreter and page tables use beside what it holds, in bytes."""
-SLACK = 2 * MIB
-"""Added to what a replay declares, as nobody knows his peak to the byte."""
+"""What a replay's interpreter uses beside what it holds, in bytes."""
+SLACK = 1.01
+"""Factor on what a replay declares: its page tables, and nobody knows his peak to the byte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Plan:
             speed=self.speed,
             scale=self.scale,
             peaks={
-                role.name: held[role.curve] + int(BASE * self.scale) + INTERPRETER + SLACK
+                role.name: int(SLACK * (held[role.curve] + BASE * self.scale)) + INTERPRETER
                 for role in self.roles
             },
         )
