@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +19,8 @@ import psutil
 
 from agentrt.errors import ConfigError, InvalidRequest, ProgramTooLarge, SandboxUnavailable
 from agentrt.program import Program, ProgramParts
+from agentrt.resources.governor import Governor, GovernorConfig
+from agentrt.resources.intent import Intent, merged
 from agentrt.scheduling import OnlinePrefillCost, Scheduler, SchedulerConfig, make_policy
 from agentrt.scheduling.plan import Event
 
@@ -59,6 +61,7 @@ class RuntimeConfig:
         sandbox: a sandbox kind, ``auto`` for the strongest that works, None for no sandboxes.
         image: image of docker sandboxes whose spec names none.
         trusted: lets ``auto`` fall back to plain processes. Only for work that ships with agentrt.
+        governor: budgets of hosts, tenants and programs for tool calls, and how they are governed.
     """
 
     model: str | None = None
@@ -75,6 +78,7 @@ class RuntimeConfig:
     sandbox: str | None = "auto"
     image: str | None = None
     trusted: bool = False
+    governor: GovernorConfig = field(default_factory=GovernorConfig)
 
     def scheduler_config(self) -> SchedulerConfig:
         """Return the scheduler's part.
@@ -102,8 +106,10 @@ class Runtime:
         model_name: str,
         choice: Choice | None,
         clock: Callable[[], float],
+        governor: Governor,
     ) -> None:
         self.config = config
+        self.governor = governor
         self.tokenizer = tokenizer
         self.model_name = model_name
         self.max_context = model.config.max_positions
@@ -133,19 +139,30 @@ class Runtime:
         config = config or RuntimeConfig()
         async with AsyncExitStack() as stack:
             choice = await _choose_sandbox(config)
+            governor = Governor(config.governor)
             if choice is not None:
                 await stack.enter_async_context(choice.provider)
+                await choice.provider.govern(governor)
+                stack.callback(governor.close)
             # Loading cannot be interrupted half-way; it is short.
             loaded = await anyio.to_thread.run_sync(_load, config)
             engine = _assemble(config, *loaded, on_event=on_event, clock=clock)
             await stack.enter_async_context(engine)
             model, tokenizer, name = loaded
-            runtime = cls(config, engine, model, tokenizer, name, choice, clock)
+            runtime = cls(config, engine, model, tokenizer, name, choice, clock, governor)
             stack.push_async_callback(runtime._end_programs)
             yield runtime
 
-    def program(self, program_id: str | None = None, *, tenant: str = "default") -> Program:
+    def program(
+        self,
+        program_id: str | None = None,
+        *,
+        tenant: str = "default",
+        intent: Intent | None = None,
+    ) -> Program:
         """Return a new program; enter it, or call its ``end``.
+
+        ``intent`` is the default of all its tool calls, as ``intent(priority="low")``.
 
         Raises:
             InvalidRequest: a program with this id is open.
@@ -159,7 +176,8 @@ class Runtime:
             engine=self._engine,
             tokenizer=self.tokenizer,
             make_builder=partial(PromptBuilder, self.tokenizer),
-            make_sandbox=self._make_sandbox,
+            make_sandbox=partial(self._make_sandbox, name, tenant, intent),
+            governor=self.governor,
             new_turn_id=lambda program: f"{program}#{next(self._turn_numbers)}",
             check_length=self._check_length,
             forget=self._forget,
@@ -182,13 +200,21 @@ class Runtime:
     def _forget(self, program_id: str) -> None:
         self._programs.pop(program_id, None)
 
-    async def _make_sandbox(self, spec: SandboxSpec) -> Sandbox:
+    async def _make_sandbox(
+        self, program: str, tenant: str, intent: Intent | None, spec: SandboxSpec
+    ) -> Sandbox:
         if self.sandbox_choice is None:
             raise SandboxUnavailable(
                 "This runtime was opened without sandboxes.",
                 remedy="Open it with RuntimeConfig(sandbox='auto').",
             )
-        return await self.sandbox_choice.provider.create(spec)
+        whose = replace(
+            spec,
+            program=spec.program or program,
+            tenant=spec.tenant or tenant,
+            intent=merged(spec.intent, intent),
+        )
+        return await self.sandbox_choice.provider.create(whose)
 
     async def _end_programs(self) -> None:
         with anyio.CancelScope(shield=True):

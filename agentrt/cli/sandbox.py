@@ -14,9 +14,10 @@ from agentrt.errors import ConfigError
 from agentrt.resources.units import parse_cpu, parse_pids, parse_seconds, parse_size
 
 if TYPE_CHECKING:
+    from agentrt.resources.intent import Intent
     from agentrt.sandbox import Choice, ExecResult, Limits, Probe, SandboxSpec
 
-__all__ = ["app", "parse_cpu", "parse_pids", "parse_seconds", "parse_size"]
+__all__ = ["app", "passer", "result_json", "write_json"]
 
 TIMEOUT_CODE = 124
 """Exit code for a command that we killed at its time limit, as timeout(1) has it."""
@@ -38,7 +39,7 @@ def check(image: Image = None, json_output: Json = False) -> None:
 
     probes = anyio.run(_probe_all, image)
     if json_output:
-        _write_json({probe.kind: asdict(probe) for probe in probes})
+        write_json({probe.kind: asdict(probe) for probe in probes})
     else:
         _show_probes(probes)
 
@@ -82,7 +83,7 @@ def gc(json_output: Json = False) -> None:
 
     report = anyio.run(run)
     if json_output:
-        _write_json(asdict(report))
+        write_json(asdict(report))
     else:
         typer.echo(
             f"removed {len(report.runs)} dead runs, {report.processes} processes, "
@@ -104,6 +105,7 @@ class _Request:
     command: list[str]
     stdin: bytes | None
     quiet: bool
+    intent: Intent
 
 
 @app.command(
@@ -121,6 +123,9 @@ def exec_command(
     cpu: Annotated[str | None, typer.Option(help="CPU limit in cores, as 0.5.")] = None,
     pids: Annotated[str | None, typer.Option(help="Limit of processes and threads.")] = None,
     timeout: Annotated[str | None, typer.Option(help="Time limit, as 30, 5m.")] = None,
+    intent: Annotated[
+        str | None, typer.Option(help="What it needs, as memory:1g,cpu:2,expect:30s.")
+    ] = None,
     network: Annotated[str, typer.Option(help="none or host.")] = "none",
     image: Image = None,
     stdin: Annotated[bool, typer.Option("--stdin", help="Pass our standard input on.")] = False,
@@ -137,6 +142,7 @@ def exec_command(
         command,
         sys.stdin.buffer.read() if stdin else None,
         json_output,
+        _intent(intent),
     )
     try:
         choice, result = anyio.run(_execute, request)
@@ -144,6 +150,22 @@ def exec_command(
         raise typer.Exit(130) from None
     _report(choice, result, json_output)
     raise typer.Exit(_exit_code(result))
+
+
+def _intent(text: str | None) -> Intent:
+    """The declared intent.
+
+    Raises:
+        ConfigError: a part of it is not understood; in the environment that would be passed over.
+    """
+    from agentrt.resources.hints import parse_hint
+
+    found, problems = parse_hint(text or "")
+    if problems:
+        raise ConfigError(
+            f"{problems[0]!r} is no part of an intent.", remedy="Write it as memory:1g,cpu:2."
+        )
+    return found
 
 
 def _limits(memory: str | None, cpu: str | None, pids: str | None) -> Limits:
@@ -175,13 +197,14 @@ async def _execute(request: _Request) -> tuple[Choice, ExecResult]:
             request.command,
             timeout=request.timeout,
             stdin=request.stdin,
-            on_stdout=None if request.quiet else _passer(sys.stdout.buffer),
-            on_stderr=None if request.quiet else _passer(sys.stderr.buffer),
+            intent=request.intent,
+            on_stdout=None if request.quiet else passer(sys.stdout.buffer),
+            on_stderr=None if request.quiet else passer(sys.stderr.buffer),
         )
     return choice, result
 
 
-def _passer(stream: Any) -> Any:
+def passer(stream: Any) -> Any:
     def write(data: bytes) -> None:
         stream.write(data)
         stream.flush()
@@ -191,23 +214,30 @@ def _passer(stream: Any) -> Any:
 
 def _report(choice: Choice, result: ExecResult, json_output: bool) -> None:
     if json_output:
-        fields = asdict(result)
-        for name in ("stdout", "stderr"):
-            fields[name] = fields[name].decode(errors="replace")
-        _write_json({"sandbox": choice.kind, "why": list(choice.why), **fields})
+        write_json({"sandbox": choice.kind, "why": list(choice.why), **result_json(result)})
         return
     for line in result.unenforced:
         typer.echo(f"agentrt: not enforced: {line}", err=True)
-    if result.status != "exited":
+    if result.feedback is not None and result.feedback.text:
+        typer.echo(result.feedback.text, err=True)
+    elif result.status != "exited":
         typer.echo(f"agentrt: {result.status.replace('_', ' ')}", err=True)
     for name in ("stdout", "stderr"):
         if getattr(result, f"{name}_truncated"):
             typer.echo(f"agentrt: {name} was cut at its cap", err=True)
 
 
+def result_json(result: ExecResult) -> dict[str, Any]:
+    """A result as JSON; what is no text in the output is replaced."""
+    fields = asdict(result)
+    for name in ("stdout", "stderr"):
+        fields[name] = fields[name].decode(errors="replace")
+    return fields
+
+
 def _exit_code(result: ExecResult) -> int:
     return TIMEOUT_CODE if result.exit_code is None else result.exit_code
 
 
-def _write_json(value: Any) -> None:
+def write_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, sort_keys=True))

@@ -88,6 +88,11 @@ class Controller:
         found = self._calls.get(call)
         return None if found is None else found.spec
 
+    def tightest(self) -> int | None:
+        """The least that a call which may borrow has left of its claim; ``None`` without one."""
+        needs = [c.need for c in self._live() if c.spec.enforced and c.claim < c.ceiling]
+        return min(needs, default=None)
+
     @property
     def overhead(self) -> int:
         """Bytes of the budget that no live call accounts for: frameworks, dying cgroups, caches."""

@@ -199,9 +199,12 @@ class Driver:
             now = self._clock()
             figures = self._controller.statistics()
             due = self._controller.next_deadline(now)
+            tightest = self._controller.tightest()
         free = figures.budget - figures.used - figures.overhead
         running = max(1, figures.running)
         pause = min(max(free / (2 * running * BANDWIDTH), FASTEST), SLOWEST)
+        if tightest is not None:
+            pause = min(pause, max(tightest / (2 * BANDWIDTH), FASTEST))
         if figures.frozen or figures.waiting:
             pause = min(pause, 4 * FASTEST)
         return pause if due is None else min(pause, max(FASTEST, due - now))

@@ -62,8 +62,8 @@ class Envelope:
     """The limits of one tool call. Bytes, cores, seconds; ``None`` means not limited.
 
     ``claim`` is what the controller reserves for. ``memory_high`` never stands without
-    ``memory_max``. ``enforced`` says that ``memory_max`` follows the claim; otherwise it is only
-    the budgets' bound, and the claim an estimate.
+    ``memory_max``. ``most`` is what could be declared here. ``enforced`` says that ``memory_max``
+    follows the claim; otherwise it is only the budgets' bound, and the claim an estimate.
     """
 
     memory_high: int | None
@@ -85,6 +85,7 @@ class Envelope:
     enforced: bool
     source: Source
     why: str
+    most: int | None = None
     clamps: tuple[Clamp, ...] = ()
 
     def spec(self, call: str, tenant: str, program: str, now: float) -> CallSpec:
@@ -152,6 +153,7 @@ def make_envelope(
         enforced=memory.enforced,
         source=memory.source,
         why=memory.why,
+        most=_bound(bounds, "memory"),
         clamps=tuple(clamps),
     )
 

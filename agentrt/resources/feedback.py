@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from agentrt.resources.control_events import KillReason
 from agentrt.resources.control_state import CallReport
 from agentrt.resources.envelope import Envelope
 from agentrt.resources.units import show_seconds, show_size
@@ -41,6 +42,7 @@ class Ending:
     cpu_throttled: float = 0.0
     timed_out: bool = False
     killed: str = ""
+    killed_for: KillReason | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ def make_feedback(
 ) -> Feedback:
     """Say what happened. ``winner`` is how the call that went before may be called here."""
     outcome = _outcome(ending)
-    suggested = _suggest(ending, envelope, outcome)
+    suggested = _suggest(ending, envelope)
     frozen, waited = (report.frozen, report.waited) if report else (0.0, 0.0)
     clamps = tuple(str(clamp) for clamp in envelope.clamps) if envelope else ()
     sentences = [
@@ -91,7 +93,7 @@ def make_feedback(
         *_processes(ending),
         *(f"Your {clamp}." for clamp in clamps),
         *(f"Not understood in the hint: {note}." for note in notes),
-        *_advice(suggested, outcome),
+        *_advice(suggested, ending),
     ]
     return Feedback(
         outcome=outcome,
@@ -163,14 +165,13 @@ def _processes(ending: Ending) -> list[str]:
     return [f"It was refused new processes {ending.pids_refused} times by its limit{most}."]
 
 
-def _suggest(ending: Ending, envelope: Envelope | None, outcome: Outcome) -> dict[str, Any]:
+def _suggest(ending: Ending, envelope: Envelope | None) -> dict[str, Any]:
     """An intent that would have been enough, within what the budgets allow."""
     out: dict[str, Any] = {}
     used = max(ending.peak_memory or 0, ending.memory_limit or 0)
-    short = ending.oom_kills > 0 or (outcome == "killed" and envelope is not None)
-    if short and used:
+    if _short(ending) and used:
         wanted = -(-int(SUGGESTED * used) // (64 * MIB)) * 64 * MIB
-        most = envelope.ceiling if envelope else wanted
+        most = wanted if envelope is None or envelope.most is None else envelope.most
         if most > used:
             out["memory"] = show_size(min(wanted, most))
     if ending.pids_refused and ending.pids_limit:
@@ -178,13 +179,22 @@ def _suggest(ending: Ending, envelope: Envelope | None, outcome: Outcome) -> dic
     return out
 
 
-def _advice(suggested: Mapping[str, Any], outcome: Outcome) -> list[str]:
+def _short(ending: Ending) -> bool:
+    """Whether more memory would have helped."""
+    return ending.oom_kills > 0 or ending.killed_for == "limit"
+
+
+def _advice(suggested: Mapping[str, Any], ending: Ending) -> list[str]:
     if suggested:
         fields = ",".join(f"{name}:{value}" for name, value in suggested.items())
         return [
             f'Do less at once (fewer tests, fewer jobs), or declare AGENT_RESOURCE_HINT="{fields}".'
         ]
-    if outcome in ("out_of_memory", "killed"):
+    if ending.killed_for == "no_room":
+        return ["Others needed the memory: try again later, or do less at once."]
+    if ending.killed_for == "deadline":
+        return ["Declare a later deadline, or make it do less."]
+    if _short(ending):
         return ["This is all that can be had here: do less at once (fewer tests, fewer jobs)."]
     return []
 

@@ -285,6 +285,7 @@ class Governor:
             memory_stalled=governed.stalled,
             cpu_throttled=governed.throttled,
             killed=ticket.killed,
+            killed_for=ticket.killed_for,
         )
         feedback = make_feedback(
             ending, governed.envelope, report, ticket.winner, governed.info.notes

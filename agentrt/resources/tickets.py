@@ -34,6 +34,7 @@ class Ticket:
         self.admitted = False
         self.refused = ""
         self.killed = ""
+        self.killed_for: ev.KillReason | None = None
         self.winner: str | None = None
         self.place = 0
         self.why = ""
@@ -62,7 +63,7 @@ class Ticket:
 
     def kill(self, action: ev.Kill, winner: Ticket | None) -> None:
         """Kill what runs of it; ``winner`` is the call that goes before it."""
-        self.killed = action.why
+        self.killed, self.killed_for = action.why, action.reason
         self.winner = self.called(winner)
         self.kill_group()
         self._ring()

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Literal, Self, TypeAlias
 
 from agentrt.resources.feedback import Feedback
+from agentrt.resources.governor import Governor
 from agentrt.resources.intent import Intent
 from agentrt.resources.tickets import Progress
 
@@ -236,6 +237,12 @@ class SandboxProvider(ABC):
     @abstractmethod
     async def close(self) -> None:
         """Close every sandbox made here and release the run's records. Idempotent."""
+
+    async def govern(self, governor: Governor) -> None:  # noqa: B027
+        """Have ``governor`` govern every tool call from now on.
+
+        A provider that makes no cgroups of its own leaves its calls as they are.
+        """
 
     async def __aenter__(self) -> Self:
         return self

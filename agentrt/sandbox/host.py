@@ -101,6 +101,18 @@ class Host:
             await to_thread.run_sync(governor.open, self.tree)
         return self.governor
 
+    async def govern_by(self, governor: Governor) -> None:
+        """Have ``governor`` govern the host's calls from now on."""
+        former, owned = self.governor, self._own_governor
+        self.governor, self._own_governor = governor, False
+
+        def change() -> None:
+            if former is not None and owned:
+                former.close()
+            governor.open(self.tree)
+
+        await to_thread.run_sync(change)
+
     def place(self, spec: SandboxSpec, sandbox_id: str) -> str:
         """Where a sandbox's cgroups go: with its program's, else a place of its own. Blocking.
 

@@ -36,9 +36,12 @@ class CommonProvider(SandboxProvider):
         self._closed = False
         self._governor: Governor | None = None
 
-    def govern(self, governor: Governor) -> None:
-        """Have ``governor`` govern every tool call, from the first sandbox made after this on."""
-        self._governor = governor
+    async def govern(self, governor: Governor) -> None:
+        """Have ``governor`` govern every tool call from now on; it stays its owner's to close."""
+        async with self._opening:
+            self._governor = governor
+            if self._host is not None:
+                await self._host.govern_by(governor)
 
     @abstractmethod
     async def _make(self, spec: SandboxSpec, host: Host) -> Sandbox:
