@@ -185,6 +185,16 @@ class Runtime:
         program = self._programs[name] = Program(name, tenant, parts)
         return program
 
+    async def sandbox(self, spec: SandboxSpec) -> Sandbox:
+        """Make a sandbox that no program of this process owns; the caller closes it.
+
+        ``spec.tenant`` and ``spec.program`` say whose budgets count.
+
+        Raises:
+            SandboxUnavailable: this runtime has no sandboxes, or none can be made.
+        """
+        return await self._make_sandbox(spec.program, spec.tenant, None, spec)
+
     def statistics(self) -> EngineStatistics:
         """Return the figures as of the last step; never blocks."""
         return self._engine.statistics()
@@ -201,7 +211,7 @@ class Runtime:
         self._programs.pop(program_id, None)
 
     async def _make_sandbox(
-        self, program: str, tenant: str, intent: Intent | None, spec: SandboxSpec
+        self, program: str | None, tenant: str | None, intent: Intent | None, spec: SandboxSpec
     ) -> Sandbox:
         if self.sandbox_choice is None:
             raise SandboxUnavailable(
