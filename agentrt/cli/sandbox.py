@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from agentrt.resources.intent import Intent
     from agentrt.sandbox import Choice, ExecResult, Limits, Probe, SandboxSpec
 
-__all__ = ["app", "passer", "result_json", "write_json"]
+__all__ = ["app", "make_spec", "passer", "result_json", "write_json"]
 
 TIMEOUT_CODE = 124
 """Exit code for a command that we killed at its time limit, as timeout(1) has it."""
@@ -134,7 +134,7 @@ def exec_command(
     """Run one command in a fresh sandbox and exit with its code (124 past the time limit)."""
     import anyio
 
-    spec = _spec(source, network, image, _limits(memory, cpu, pids))
+    spec = make_spec(source, network, image, _limits(memory, cpu, pids))
     request = _Request(
         kind,
         spec,
@@ -178,7 +178,7 @@ def _limits(memory: str | None, cpu: str | None, pids: str | None) -> Limits:
     )
 
 
-def _spec(source: Path | None, network: str, image: str | None, limits: Limits) -> SandboxSpec:
+def make_spec(source: Path | None, network: str, image: str | None, limits: Limits) -> SandboxSpec:
     from agentrt.sandbox import SandboxSpec
 
     if network == "none":
