@@ -37,6 +37,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     assert os.environ.get("AGENTRT_IN_VM"), "tests/vm runs in the guest: scripts/vm-test"
 
 
+class Process(subprocess.Popen[str]):
+    """A process that does not outlive its ``with``, however the test ends."""
+
+    def __exit__(self, *error: object) -> None:
+        self.kill()
+        super().__exit__(None, None, None)
+
+
 class Group:
     """A cgroup made for one test."""
 
@@ -67,22 +75,22 @@ class Group:
         pairs = (line.split() for line in self.read(file).splitlines())
         return {name: int(value) for name, value in pairs}
 
-    def start(self, *argv: str, **options: object) -> subprocess.Popen[str]:
+    def start(self, *argv: str) -> Process:
         """A process whose first own instruction is already in the group."""
         script = f'echo 0 > "{self.path}/cgroup.procs" && exec "$@"'
-        return subprocess.Popen(
+        return Process(
             ["/bin/sh", "-c", script, "sh", *argv],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
 
-    def hog(self, cpu: int | None = None) -> subprocess.Popen[str]:
+    def hog(self, cpu: int | None = None) -> Process:
         """A process that computes for ever."""
         pinned = [] if cpu is None else ["taskset", "-c", str(cpu)]
         return self.start(*pinned, "/bin/sh", "-c", "while :; do :; done")
 
-    def allocator(self, size: int, pause: float = 0.0) -> subprocess.Popen[str]:
+    def allocator(self, size: int, pause: float = 0.0) -> Process:
         """A process that touches ``size`` bytes a megabyte at a time and then says ``done``."""
         return self.start(sys.executable, "-c", ALLOCATE, str(size), str(pause))
 

@@ -49,7 +49,6 @@ def test_oom_group(group: Group, grouped: int):
             assert tool.stat("memory.events")["oom_group_kill"] == 1
         else:
             assert bystander.poll() is None
-        bystander.kill()
 
 
 def test_memory_high_slows_and_stalls_show(group: Group):
@@ -76,7 +75,6 @@ def test_memory_high_slows_and_stalls_show(group: Group):
         tool.write("memory.high", "max")
         assert process.stdout is not None
         assert process.stdout.readline() == "done\n"
-        process.kill()
     psi.close()
     counters.close()
     watcher.close()
@@ -87,7 +85,6 @@ def test_peak_is_reset_for_one_reader(group: Group):
     with tool.allocator(48 * MB) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        process.kill()
     fd = os.open(tool.path / "memory.peak", os.O_RDWR)
     assert int(os.pread(fd, 64, 0)) > 48 * MB
     os.write(fd, b"reset")

@@ -25,8 +25,9 @@ pytestmark = pytest.mark.requires_scx
 MB = 1 << 20
 
 
-@pytest.fixture
+@pytest.fixture(scope="class")
 def scheduler() -> Iterator[AgentScheduler]:
+    """Attached for the tests of one class; must survive them."""
     scheduler = AgentScheduler()
     yield scheduler
     ending = scheduler.ending()
@@ -43,11 +44,9 @@ class TestShares:
         small, large = group.child("small"), group.child("large")
         small.write("cpu.weight", 100)
         large.write("cpu.weight", 300)
-        with small.hog() as a, large.hog() as b:
+        with small.hog(), large.hog():
             until(lambda: large.cpu_seconds() > 0.5)
             runs = [shares([small, large], 6.0) for _ in range(3)]
-            a.kill()
-            b.kill()
         errors = [abs(large_ / (small_ + large_) - 0.75) / 0.75 for small_, large_ in runs]
         measured(share_errors=[round(error, 4) for error in errors])
         assert sorted(errors)[1] <= 0.03
@@ -57,11 +56,10 @@ class TestShares:
     ):
         many, one = group.child("many"), group.child("one")
         with contextlib.ExitStack() as stack:
-            hogs = [stack.enter_context(where.hog()) for where in (many, many, many, one)]
+            for where in (many, many, many, one):
+                stack.enter_context(where.hog())
             until(lambda: one.cpu_seconds() > 0.5)
             of_many, of_one = shares([many, one], 6.0)
-            for hog in hogs:
-                hog.kill()
         share = of_one / (of_many + of_one)
         measured(share_of_one_task_against_three=round(share, 4))
         assert share == pytest.approx(0.5, rel=0.05)
@@ -74,11 +72,10 @@ class TestShares:
         right.write("cpu.weight", 100)
         tools = [left.child("a"), right.child("b"), right.child("c")]
         with contextlib.ExitStack() as stack:
-            hogs = [stack.enter_context(tool.hog()) for tool in tools]
+            for tool in tools:
+                stack.enter_context(tool.hog())
             until(lambda: tools[2].cpu_seconds() > 0.3)
             a, b, c = shares(tools, 8.0)
-            for hog in hogs:
-                hog.kill()
         total = a + b + c
         measured(nested=[round(x / total, 4) for x in (a, b, c)])
         assert a / total == pytest.approx(4 / 6, rel=0.06)
@@ -86,23 +83,20 @@ class TestShares:
 
     def test_a_weight_changed_while_it_runs(self, scheduler: AgentScheduler, group: Group):
         one, other = group.child("one"), group.child("other")
-        with one.hog() as a, other.hog() as b:
+        with one.hog(), other.hog():
             until(lambda: other.cpu_seconds() > 0.3)
             one.write("cpu.weight", 900)
             of_one, of_other = shares([one, other], 5.0)
-            a.kill()
-            b.kill()
         assert of_one / (of_one + of_other) == pytest.approx(0.9, rel=0.05)
 
     def test_cpu_max(self, scheduler: AgentScheduler, group: Group, measured: Callable[..., None]):
         tool = group.child("tool")
         tool.write("cpu.max", "30000 100000")
-        with tool.hog() as hog:
+        with tool.hog():
             until(lambda: tool.cpu_seconds() > 0.3)
             runs = [shares([tool], 5.0)[0] for _ in range(3)]
             tool.write("cpu.max", "max 100000")
             [free] = shares([tool], 2.0)
-            hog.kill()
         measured(cpu_max_of_30_percent=[round(run, 4) for run in runs])
         assert sorted(runs)[1] == pytest.approx(0.3, rel=0.1)
         assert free > 0.6
@@ -110,25 +104,21 @@ class TestShares:
 
     def test_cpu_max_of_an_ancestor(self, scheduler: AgentScheduler, group: Group):
         group.write("cpu.max", "30000 100000")
-        with group.child("a").hog() as a, group.child("b").hog() as b:
+        with group.child("a").hog(), group.child("b").hog():
             until(lambda: group.cpu_seconds() > 0.5)
             [used] = shares([group], 5.0)
-            a.kill()
-            b.kill()
         assert used == pytest.approx(0.3, rel=0.1)
 
     def test_held_runs_only_between_bounded_holds(
         self, scheduler: AgentScheduler, group: Group, measured: Callable[..., None]
     ):
         held, free = group.child("held"), group.child("free")
-        with held.hog() as a, free.hog() as b:
+        with held.hog(), free.hog():
             until(lambda: held.cpu_seconds() > 0.2)
             scheduler.set_class(held.id, SchedulingClass.HELD)
             of_held, of_free = shares([held, free], 4.0)
             scheduler.clear_class(held.id)
             again, _ = shares([held, free], 3.0)
-            a.kill()
-            b.kill()
         measured(held_share=round(of_held, 4))
         assert 0 < of_held < 0.3
         assert of_free > 0.6
@@ -137,12 +127,10 @@ class TestShares:
 
     def test_boosted_gets_more_than_its_weight(self, scheduler: AgentScheduler, group: Group):
         boosted, normal = group.child("boosted"), group.child("normal")
-        with boosted.hog() as a, normal.hog() as b:
+        with boosted.hog(), normal.hog():
             scheduler.set_class(boosted.id, SchedulingClass.BOOSTED)
             until(lambda: boosted.cpu_seconds() > 0.5)
             of_boosted, of_normal = shares([boosted, normal], 4.0)
-            a.kill()
-            b.kill()
         assert of_boosted / (of_boosted + of_normal) == pytest.approx(0.8, rel=0.1)
 
     def test_a_latency_thread_runs_at_once_and_not_alone(
@@ -159,25 +147,22 @@ class TestShares:
             return sorted(late)
 
         with contextlib.ExitStack() as stack:
-            hogs = [stack.enter_context(tool.hog()) for _ in range(4)]
+            for _ in range(4):
+                stack.enter_context(tool.hog())
             until(lambda: tool.cpu_seconds() > 0.5)
             ordinary = lateness()
             scheduler.add_latency_thread(threading.get_native_id())
             quick = lateness()
             scheduler.remove_latency_thread(threading.get_native_id())
-            for hog in hogs:
-                hog.kill()
         measured(late_median=round(quick[20], 5), ordinary_median=round(ordinary[20], 5))
         assert scheduler.statistics().latency > 0
         # It computes for ever: the tool call must still get on.
         busy = group.child("busy")
-        with busy.hog() as spinner, tool.hog() as worker:
+        with busy.hog() as spinner, tool.hog():
             scheduler.add_latency_thread(spinner.pid)
             until(lambda: busy.cpu_seconds() > 0.5)
             [of_tool] = shares([tool], 3.0)
             scheduler.remove_latency_thread(spinner.pid)
-            spinner.kill()
-            worker.kill()
         assert of_tool > 0.02
 
 
@@ -190,12 +175,11 @@ class TestFaults:
         hour = struct.pack("=IIQQQQQ", 1 << 20, 0, 5_000_000, 3600 * 10**9, 1, 1, 1)
         scheduler._object.maps["policies"].set(struct.pack("=Q", tool.id), struct.pack("=II", 2, 0))
         scheduler._object.maps["settings"].set(bytes(4), hour)
-        with tool.hog() as hog:
+        with tool.hog():
             until(lambda: scheduling_state().state == "disabled")
             assert "stall" in scheduler.ending()
             before = tool.cpu_seconds()
             until(lambda: tool.cpu_seconds() > before + 0.1)
-            hog.kill()
         scheduler.close()
 
     def test_it_ends_with_the_process_that_attached_it(self):
@@ -239,13 +223,11 @@ def test_pinned_tasks_run_where_they_are_pinned(scheduler: AgentScheduler, group
     free = group.child("free")
     pinned = [group.child(f"cpu{cpu}") for cpu in cpus]
     with contextlib.ExitStack() as stack:
-        hogs = [stack.enter_context(free.hog()) for _ in range(3)]
-        hogs += [
-            stack.enter_context(where.hog(cpu)) for where, cpu in zip(pinned, cpus, strict=True)
-        ]
+        for _ in range(3):
+            stack.enter_context(free.hog())
+        for where, cpu in zip(pinned, cpus, strict=True):
+            stack.enter_context(where.hog(cpu))
         used = shares(pinned, 5.0)
-        for hog in hogs:
-            hog.kill()
     assert min(used) > 0.15
 
 
@@ -272,7 +254,6 @@ def test_growth_during_anothers_memory_pressure_is_held_in_the_kernel(
             # It is held, never lost: with the pressure gone it finishes.
             assert growing.stdout is not None
             assert growing.stdout.readline() == "done\n"
-            growing.kill()
     counted = scheduler.statistics()
     measured(pressed=counted.pressed, held=counted.held, released=counted.released)
     assert scheduler.ending() == ""
