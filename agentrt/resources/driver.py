@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Literal, TypeAlias
 
 from agentrt.resources import control_events as ev
@@ -351,10 +349,3 @@ class Driver:
                 ticket.on_progress(progress)
             except Exception:
                 log.exception("a listener failed on %s of %s", progress, ticket.call)
-
-
-def move(pid: int, procs: tuple[Path, ...]) -> None:
-    """Move a process into a cgroup, in every hierarchy. Raises OSError as the kernel answers."""
-    for path in procs:
-        with open(path, "w", opener=lambda name, flags: os.open(name, os.O_WRONLY)) as handle:
-            handle.write(str(pid))

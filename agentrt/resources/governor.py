@@ -23,9 +23,10 @@ from agentrt.errors import ToolNotStarted
 from agentrt.resources.cgroup import CgroupTree, Control, ToolGroup, block_device
 from agentrt.resources.cgroup.names import program_place
 from agentrt.resources.control_config import ControllerConfig, ControllerStatistics
-from agentrt.resources.driver import Driver, move
+from agentrt.resources.driver import Driver
 from agentrt.resources.envelope import Budget, Envelope, make_envelope
 from agentrt.resources.feedback import Ending, Feedback, make_feedback, record
+from agentrt.resources.frameworks import Framework, homes, move
 from agentrt.resources.intent import Intent
 from agentrt.resources.learned import Learner, Observation, command_kind, tool_name
 from agentrt.resources.pressure import PsiSource, watch_pressure
@@ -113,7 +114,7 @@ class Governor:
         self._watcher: Watcher | None = None
         self._pressure: PsiSource | None = None
         self._budgeted: set[str] = set()
-        self._frameworks: dict[str, ToolGroup] = {}
+        self._frameworks: dict[str, Framework] = {}
         self.host = Budget("host")
         self.notes: tuple[str, ...] = ()
 
@@ -359,11 +360,13 @@ class Governor:
         if self._tree is None or self._driver is None:
             return "no cgroup can be made here"
         try:
+            origin = homes(pid, self._tree.layout)
             group = self._tree.framework(self.budget_place(tenant, program))
             move(pid, group.procs)
         except OSError as error:
             return f"{error.strerror or error}"
-        self._frameworks[program] = group
+        if program not in self._frameworks:
+            self._frameworks[program] = Framework(group, pid, origin)
         self._driver.framework(program, group.control)
         return ""
 
@@ -379,7 +382,9 @@ class Governor:
         place = program_place(tenant, program)
         if self._driver is not None:
             self._driver.framework(program, None)
-        self._frameworks.pop(program, None)
+        framework = self._frameworks.pop(program, None)
+        if framework is not None:
+            framework.release()
         self._budgeted.discard(place)
         self._tree.drop_place(place)
 
@@ -395,6 +400,9 @@ class Governor:
         if self._watcher is not None:
             self._watcher.close()
             self._watcher = None
+        for framework in self._frameworks.values():
+            framework.release()
+        self._frameworks.clear()
         if self._driver is not None:
             self._driver.close()
             self._driver = None
