@@ -91,7 +91,7 @@ class Intent:
 
     def __bool__(self) -> bool:
         """Whether anything is declared."""
-        return bool(self.to_json())
+        return any(getattr(self, name) is not None for name in self.__slots__)
 
     def __enter__(self) -> Intent:
         stack = _stack.get()

@@ -8,7 +8,7 @@ from pathlib import Path
 from anyio import to_thread
 
 from agentrt.errors import ToolNotStarted
-from agentrt.resources.cgroup import CgroupTree, LimitsLike, ToolGroup, read_layout
+from agentrt.resources.cgroup import CgroupTree, LimitsLike, read_layout
 from agentrt.resources.governor import Governor
 from agentrt.sandbox.base import SandboxSpec
 from agentrt.sandbox.state import RunState
@@ -80,11 +80,9 @@ class Host:
             ToolNotStarted: cgroups work here but this one could not be made.
         """
 
-        def make() -> ToolGroup:
-            return self.tree.tool(place, tool, limits, spare_pids=spare_pids)
-
+        # Half a millisecond, most of it this interpreter's: a thread would need the same and more.
         try:
-            group = await to_thread.run_sync(make)
+            group = self.tree.tool(place, tool, limits, spare_pids=spare_pids)
         except OSError as error:
             raise ToolNotStarted(
                 f"Cannot make the cgroup of the tool call: {error}.",

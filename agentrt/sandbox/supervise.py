@@ -36,6 +36,7 @@ class Group(Protocol):
     def kill(self) -> None: ...
     def populated(self) -> bool: ...
     def counters(self) -> Counters: ...
+    def lean(self) -> bool: ...
     def remove(self) -> bool: ...
 
 
@@ -103,14 +104,15 @@ async def supervise(
     deadline = math.inf if timeout is None else begun + timeout
     process: ToolProcess | None = None
     code: int | None = None
+    dead = False
     try:
         with CancelScope(deadline=deadline):
             process = await start()
         if process is not None:
-            code = await _attend(process, group, stdout, stderr, stdin, deadline, allowance)
+            code, dead = await _attend(process, group, stdout, stderr, stdin, deadline, allowance)
         duration = anyio.current_time() - begun
         started = process is not None and process.started()
-        counters, clean = await extinguish(group, process, measure)
+        counters, clean = await extinguish(group, process, measure, dead=dead)
         return Ended(code, started, duration, counters, clean)
     except BaseException:
         await extinguish(group, process)
@@ -128,8 +130,10 @@ async def _attend(
     stdin: bytes | None,
     deadline: float,
     allowance: Callable[[], float],
-) -> int | None:
+) -> tuple[int | None, bool]:
+    """Return the exit code, if the command ended by itself, and whether all of it is dead."""
     code: int | None = None
+    dead = False
     pumped = anyio.Event()
 
     async def pump() -> None:
@@ -145,14 +149,14 @@ async def _attend(
             if code is not None:
                 with anyio.move_on_after(DRAIN):
                     await pumped.wait()
-            await _kill(group, process)
+            dead = await _kill(group, process)
             with anyio.move_on_after(LAST_DRAIN):
                 await pumped.wait()
             tasks.cancel_scope.cancel()
     except BaseExceptionGroup as errors:
         # One failure, as of a callback, is that failure; the group around it is our own detail.
         raise _only(errors) from None
-    return code
+    return code, dead
 
 
 async def _wait(
@@ -204,13 +208,24 @@ async def _alive(group: Group, process: ToolProcess | None) -> bool:
 
 
 async def extinguish(
-    group: Group, process: ToolProcess | None, measure: Callable[[], None] = lambda: None
+    group: Group,
+    process: ToolProcess | None,
+    measure: Callable[[], None] = lambda: None,
+    *,
+    dead: bool = False,
 ) -> tuple[Counters, bool]:
-    """Kill, read the counters, remove the group; also returns whether all of it is gone."""
+    """Kill, read the counters, remove the group; also returns whether all of it is gone.
+
+    ``dead``: it has been killed and waited for already.
+    """
     clean, counters = False, Counters()
     with CancelScope(shield=True):
-        dead = await _kill(group, process)
-        counters, clean = await to_thread.run_sync(lambda: _last_look(group, measure))
+        dead = dead or await _kill(group, process)
+        if group.lean():
+            # A switch to another thread and back would take longer than the removal itself.
+            counters, clean = _last_look(group, measure)
+        else:
+            counters, clean = await to_thread.run_sync(_last_look, group, measure)
         for attempt in range(12):
             if clean:
                 break

@@ -118,6 +118,10 @@ class ToolGroup:
             return events.get("populated", 0) != 0
         return bool(self._files.pids(leaf.path))
 
+    def lean(self) -> bool:
+        """Whether it holds so little that removing it asks nothing but its directories' end."""
+        return (self.control.memory() or 0) < WORTH_RECLAIMING
+
     def remove(self) -> bool:
         """Remove the directories; ``False`` while the kernel still calls one of them busy.
 
