@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -71,7 +73,7 @@ def check_bounds(plant: Plant) -> None:
             assert action.bytes is None or action.deadline is not None
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(tools(honest=True))
 def test_honest_calls_all_end(found: list[Tool]) -> None:
     plant = Plant(CONFIG, found, step=0.01, reaction=0.01)
@@ -82,7 +84,7 @@ def test_honest_calls_all_end(found: list[Tool]) -> None:
     assert (live.running, live.frozen, live.waiting, live.reserved) == (0, 0, 0, 0)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(tools(honest=False))
 def test_calls_that_outgrow_their_claims_end_or_are_killed_with_a_reason(found: list[Tool]) -> None:
     plant = Plant(CONFIG, found, step=0.01, reaction=0.01)
@@ -91,7 +93,18 @@ def test_calls_that_outgrow_their_claims_end_or_are_killed_with_a_reason(found: 
     check_bounds(plant)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
+@given(tools(honest=True))
+def test_among_equals_no_honest_call_is_killed(found: list[Tool]) -> None:
+    equal = [Tool(replace(t.spec, priority=ev.NORMAL), t.curve, t.arrival) for t in found]
+    # With patience, and with a margin for what is seen too late.
+    config = replace(CONFIG, max_freeze=(60.0, 60.0, 60.0), refuse_after=100.0, margin=200 * MIB)
+    plant = Plant(config, equal, step=0.01, reaction=0.01)
+    plant.run(LONGEST)
+    assert [tool.why for tool in equal] == [""] * len(equal)
+
+
+@settings(max_examples=15, deadline=None)
 @given(tools(honest=True))
 def test_the_same_events_give_the_same_actions(found: list[Tool]) -> None:
     def go() -> list[tuple[float, ev.Action]]:
