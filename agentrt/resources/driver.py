@@ -61,6 +61,8 @@ class Driver:
         self._stop = False
         self._restarts = 0
         self._slow_due = 0.0
+        self._due: float | None = None
+        self._free = 0
         self._said: list[tuple[Ticket, Progress]] = []
         self._thread = threading.Thread(target=self._run, name="agentrt-control", daemon=True)
         self._reclaimer = ThreadPoolExecutor(1, "agentrt-reclaim")
@@ -95,7 +97,8 @@ class Driver:
         with self._lock:
             ticket.attach(control)
             self._send(ev.Started(ticket.call))
-        self._wake.set()
+            if self._looks_too_late(ticket):
+                self._wake.set()
         self._speak()
 
     def ended(self, ticket: Ticket) -> CallReport | None:
@@ -181,13 +184,26 @@ class Driver:
 
     def _look_after_calls(self) -> None:
         while not self._stop:
-            self._wake.wait(self._pause())
+            pause = self._pause()
+            self._due = None if pause is None else self._clock() + pause
+            self._wake.wait(pause)
             self._wake.clear()
             with self._lock:
                 if self._stop or not self._tickets:
                     continue
                 self._sample()
             self._speak()
+
+    def _looks_too_late(self, ticket: Ticket) -> bool:
+        """Whether a new call could have taken its claim, or all that is free, by the next look.
+
+        Where it would not, the thread is left to sleep: waking it costs a short call more than all
+        that is done for it.
+        """
+        if self._due is None:
+            return True
+        soon = min(self._free / len(self._tickets), ticket.spec.claim) / (2 * BANDWIDTH)
+        return self._due - self._clock() > min(max(soon, FASTEST), SLOWEST)
 
     def _pause(self) -> float | None:
         """Until the next look: the sooner, the less is free; for ever without calls."""
@@ -198,7 +214,7 @@ class Driver:
             figures = self._controller.statistics()
             due = self._controller.next_deadline(now)
             tightest = self._controller.tightest()
-        free = figures.budget - figures.used - figures.overhead
+        self._free = free = figures.budget - figures.used - figures.overhead
         running = max(1, figures.running)
         pause = min(max(free / (2 * running * BANDWIDTH), FASTEST), SLOWEST)
         if tightest is not None:

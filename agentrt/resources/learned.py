@@ -7,6 +7,7 @@ next wider one speaks for it, and at first the published distributions of 144 co
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
 from collections import OrderedDict, deque
@@ -86,7 +87,11 @@ _SKIPPED = re.compile(r"^(?:[A-Za-z_]\w*=(?:'[^']*'|\"[^\"]*\"|\S*)\s+|(?:env|ti
 
 def command_kind(command: str | Sequence[str]) -> CommandKind:
     """What kind of work a command is: the heaviest of the parts that a shell would run."""
-    text = command if isinstance(command, str) else shlex.join(command)
+    return _text_kind(command if isinstance(command, str) else shlex.join(command))
+
+
+@functools.lru_cache(256)
+def _text_kind(text: str) -> CommandKind:
     found = {_part_kind(part) for part in re.split(r"&&|\|\|?|;|\n", text[:2000])}
     order: tuple[CommandKind, ...] = ("build", "test", "install", "run", "git", "explore")
     return next((kind for kind in order if kind in found), "other")
@@ -104,6 +109,11 @@ def tool_name(command: str | Sequence[str]) -> str:
     """Return the name under which a command's durations are learned: its first word."""
     if not isinstance(command, str):
         return command[0].rsplit("/", 1)[-1] if command else "empty"
+    return _text_name(command)
+
+
+@functools.lru_cache(256)
+def _text_name(command: str) -> str:
     try:
         words = shlex.split(command, comments=True)
     except ValueError:  # an open quote: the shell will say so, the name does not matter

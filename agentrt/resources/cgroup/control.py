@@ -36,31 +36,34 @@ class Leaf:
 
 
 class Control:
-    """The verbs of one group. Thread-safe: it keeps no state but open descriptors of its own."""
+    """The verbs of one group. Thread-safe: it remembers only which directory has a controller."""
 
     def __init__(self, leaves: Sequence[Leaf], files: CgroupFiles) -> None:
         self._leaves = tuple(leaves)
         self._files = files
+        self._v2 = next((leaf for leaf in self._leaves if leaf.hierarchy.version == 2), None)
+        self._carriers: dict[str, Leaf] = {}
 
     def carrier(self, controller: str) -> Leaf | None:
         """The directory whose files govern ``controller``: v1 where that holds it, else v2."""
+        known = self._carriers.get(controller)
+        if known is None and (found := self._find_carrier(controller)) is not None:
+            self._carriers[controller] = known = found
+        return known
+
+    def _find_carrier(self, controller: str) -> Leaf | None:
         for leaf in self._leaves:
             if controller in leaf.hierarchy.controllers:
                 return leaf
-        v2 = self.v2
-        if v2 is None:
+        if self._v2 is None:
             return None
-        offered = (self._files.read(v2 / "cgroup.controllers") or "").split()
-        return (
-            next(leaf for leaf in self._leaves if leaf.path == v2)
-            if (controller in offered)
-            else None
-        )
+        offered = self._files.read(self._v2.path / "cgroup.controllers") or ""
+        return self._v2 if controller in offered.split() else None
 
     @property
     def v2(self) -> Path | None:
         """Its directory in the v2 tree, if there is one."""
-        return next((leaf.path for leaf in self._leaves if leaf.hierarchy.version == 2), None)
+        return None if self._v2 is None else self._v2.path
 
     # --- memory ---
 

@@ -50,6 +50,7 @@ class CgroupTree:
         self.layout = layout
         self._files = files or CgroupFiles()
         self._refused: dict[Path, str] = {}
+        self._known: set[Path] = set()
         self.branches: tuple[Branch, ...] = ()
 
     def open(self) -> None:
@@ -137,12 +138,15 @@ class CgroupTree:
     def _inner(self, branch: Branch, place: str) -> Path:
         """Make the directories of a place, each handing its controllers down."""
         inner = branch.base / PARENT / self.run_id
+        if inner / place in self._known:
+            return inner / place
         for part in Path(place).parts:
             inner /= part
             if not inner.exists():
                 self._files.make(inner)
                 if branch.hierarchy.version == 2:
                     self._delegate([inner])
+        self._known.add(inner)
         return inner
 
     def place(self, place: str = "") -> ToolGroup:
@@ -180,7 +184,10 @@ class CgroupTree:
 
     def drop_sandbox(self, sandbox_id: str) -> bool:
         """Remove a sandbox's empty directories everywhere, those made by a container engine too."""
-        gone = [self._files.remove(path) for path in self._places(sandbox_id)]
+        places = self._places(sandbox_id)
+        # A tenant may go with its last program: what is known to be there is known no more.
+        self._known.clear()
+        gone = [self._files.remove(path) for path in places]
         return all(gone)
 
     def _places(self, place: str) -> set[Path]:
