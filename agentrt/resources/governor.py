@@ -28,8 +28,10 @@ from agentrt.resources.envelope import Budget, Envelope, make_envelope
 from agentrt.resources.feedback import Ending, Feedback, make_feedback, record
 from agentrt.resources.frameworks import Framework, homes, move
 from agentrt.resources.intent import Intent
+from agentrt.resources.kernel_side import CallEvents, KernelSide
 from agentrt.resources.learned import Learner, Observation, command_kind, tool_name
 from agentrt.resources.pressure import PsiSource, watch_pressure
+from agentrt.resources.sensors import SensorStatistics
 from agentrt.resources.tickets import Progress, Ticket
 from agentrt.resources.watch import Watcher
 
@@ -52,6 +54,7 @@ class GovernorConfig:
         program: budget of every program, likewise.
         learn: learn what calls need that do not say it.
         oom_group: an OOM kill takes the whole tool call (on v2) rather than one process of it.
+        sensors: load the BPF sensors and egress hooks where they load; ``notes`` says where not.
         log: a file that gets one JSON line for each tool call.
         on_call: called with the same record, from the event loop's thread; must return quickly.
         controller: further settings of ``ControllerConfig`` by name.
@@ -63,6 +66,7 @@ class GovernorConfig:
     program: Budget = field(default_factory=lambda: Budget("program"))
     learn: bool = True
     oom_group: bool = True
+    sensors: bool = True
     log: Path | None = None
     on_call: Callable[[dict[str, Any]], None] | None = None
     controller: Mapping[str, Any] = field(default_factory=dict)
@@ -97,6 +101,11 @@ class Governed:
     stalled: float = 0.0
     throttled: float = 0.0
     cgroup: str = ""
+    cgroup_id: int = 0
+    offline: bool = False
+    """The kernel refuses the call every connection."""
+    seen: CallEvents | None = None
+    """What the sensors saw of it; ``None`` without sensors."""
 
 
 class Governor:
@@ -113,6 +122,7 @@ class Governor:
         self._tree: CgroupTree | None = None
         self._watcher: Watcher | None = None
         self._pressure: PsiSource | None = None
+        self._kernel: KernelSide | None = None
         self._budgeted: set[str] = set()
         self._frameworks: dict[str, Framework] = {}
         self.host = Budget("host")
@@ -171,6 +181,9 @@ class Governor:
             self._pressure = watch_pressure(self._watcher, path, lambda _: driver.pressure())
         except OSError as error:
             self.notes = (*self.notes, f"pressure: {error.strerror}, usage is sampled")
+        if self.config.sensors and top.v2 is not None:
+            self._kernel = KernelSide(self._watcher, top.v2, driver.pressure)
+            self.notes = (*self.notes, *self._kernel.notes)
 
     # --- one call ---
 
@@ -233,6 +246,7 @@ class Governor:
         governed.unenforced = tuple(self._set(governed, control))
         governed.stalled = control.stalled() or 0.0
         ticket.kill_group = group.kill
+        self._observe(governed, control)
         if self._driver is not None:
             self._driver.attach(ticket, control)
         if ticket.killed:
@@ -240,6 +254,15 @@ class Governor:
                 f"The tool call was killed before it ran: {ticket.killed}.",
                 remedy="Give it a later deadline.",
             )
+
+    def _observe(self, governed: Governed, control: Control) -> None:
+        """Collect the kernel's events of the call, and take its network if it asked for none."""
+        if self._kernel is None or control.v2 is None:
+            return
+        governed.cgroup_id = control.v2.stat().st_ino
+        self._kernel.begin(governed.cgroup_id)
+        if governed.info.intent.network == "none":
+            governed.offline = not self._kernel.take_network(control.v2)
 
     def _set(self, governed: Governed, control: Control) -> list[str]:
         """Set weight, burst, soft limit, group kill and I/O; return what was asked and is not."""
@@ -275,6 +298,8 @@ class Governor:
         """The call is over. ``ending`` is ``None`` when it was cancelled: nothing is learned."""
         ticket, driver = governed.ticket, self._driver
         report = driver.ended(ticket) if driver is not None else None
+        if self._kernel is not None and governed.cgroup_id:
+            governed.seen = self._kernel.end(governed.cgroup_id)
         if ending is None:
             return None
         enforced = governed.envelope.memory_max is not None and self._driver is not None
@@ -317,6 +342,9 @@ class Governor:
             ending=ending,
             hint=governed.info.hint,
         )
+        if governed.seen is not None:
+            line["events"] = dict(governed.seen.counts)
+            line["connects"] = governed.seen.connects
         if self.config.on_call is not None:
             self.config.on_call(line)
         if self.config.log is not None:
@@ -392,8 +420,15 @@ class Governor:
         """The controller's figures; ``None`` where nothing can be governed."""
         return None if self._driver is None else self._driver.statistics()
 
+    def sensor_statistics(self) -> SensorStatistics | None:
+        """Kernel events delivered and lost; ``None`` without sensors."""
+        return None if self._kernel is None else self._kernel.statistics()
+
     def close(self) -> None:
         """Stop governing; whatever is frozen goes on. Idempotent, blocking."""
+        if self._kernel is not None:
+            self._kernel.close()
+            self._kernel = None
         if self._pressure is not None:
             self._pressure.close()
             self._pressure = None

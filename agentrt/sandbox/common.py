@@ -250,7 +250,7 @@ class CommonSandbox(Sandbox):
                 *group.unenforced,
                 *course.unenforced,
                 *self._always_unenforced(),
-                *self._offline_unenforced(call),
+                *(() if course.offline else self._offline_unenforced(call)),
                 *left,
             ),
             feedback=feedback,

@@ -90,6 +90,11 @@ class Course:
         return self._governor is None or not self._governor.is_open
 
     @property
+    def offline(self) -> bool:
+        """Whether the kernel refuses the call every connection."""
+        return self._governed is not None and self._governed.offline
+
+    @property
     def unenforced(self) -> tuple[str, ...]:
         """What was asked for and is not in force."""
         return self._governed.unenforced if self._governed else ()

@@ -17,18 +17,29 @@ from tests.vm.conftest import WAIT, Group, until
 MB = 1 << 20
 
 
-@pytest.fixture
-def events() -> list[SensorEvent]:
-    return []
-
-
-@pytest.fixture
-def sensor(group: Group, events: list[SensorEvent]) -> Iterator[Sensor]:
-    watcher = Watcher()
-    sensor = open_sensors(watcher, events.append, [group.path], backend="bpf")
-    yield sensor
+@pytest.fixture(scope="module")
+def everything() -> Iterator[tuple[Sensor, list[SensorEvent]]]:
+    """One sensor for all tests: loading it takes seconds here."""
+    watcher, events = Watcher(), list[SensorEvent]()
+    sensor = open_sensors(watcher, events.append, backend="bpf")
+    yield sensor, events
     sensor.close()
     watcher.close()
+
+
+@pytest.fixture
+def sensor(everything: tuple[Sensor, list[SensorEvent]], group: Group) -> Iterator[Sensor]:
+    sensor, _ = everything
+    root = group.id
+    sensor.add_root(group.path)
+    yield sensor
+    sensor.remove_root(root)
+
+
+@pytest.fixture
+def events(everything: tuple[Sensor, list[SensorEvent]]) -> list[SensorEvent]:
+    everything[1].clear()
+    return everything[1]
 
 
 def test_the_programs_load_with_nothing_unseen(sensor: Sensor):
