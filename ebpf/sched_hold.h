@@ -167,8 +167,8 @@ __noinline s64 charge_limits(u64 id, u64 used, u64 now)
 
 static __always_inline u64 bound_of(struct group *group, struct settings *config)
 {
-	/* Aging: each hold of a row is half as long as the one before. */
-	u32 halvings = group->holds > 4 ? 4 : group->holds;
+	/* Aging: the second hold of a row is half as long as the first, those that follow a quarter. */
+	u32 halvings = group->holds > 2 ? 2 : group->holds;
 
 	return config->hold_ns >> halvings;
 }

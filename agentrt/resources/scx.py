@@ -64,14 +64,14 @@ class SchedulingFlag(IntFlag):
 class SchedulingSettings:
     """Times in seconds, sizes in bytes.
 
-    ``hold`` is the longest hold, halved with each one that follows; between two the cgroup runs for
-    ``grace``. Pressure counts as over ``pressure`` after it was last seen; meanwhile a cgroup that
+    ``hold`` is the first hold of a row; the second lasts half as long, later ones a quarter, and
+    between two the cgroup runs for ``grace``. Pressure counts as over ``pressure`` after it was last seen; meanwhile a cgroup that
     yields may touch ``growth`` before it is held.
     """
 
     slice: float = 0.005
     hold: float = 0.5
-    grace: float = 0.1
+    grace: float = 0.05
     pressure: float = 0.1
     growth: int = 4 * 1024 * 1024
 
