@@ -424,6 +424,11 @@ class Governor:
         """Kernel events delivered and lost; ``None`` without sensors."""
         return None if self._kernel is None else self._kernel.statistics()
 
+    def restart(self) -> None:
+        """Replace the controller by a new one, which adopts every call that runs or waits."""
+        if self._driver is not None:
+            self._driver.restart()
+
     def close(self) -> None:
         """Stop governing; whatever is frozen goes on. Idempotent, blocking."""
         if self._kernel is not None:
