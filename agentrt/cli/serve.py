@@ -105,6 +105,11 @@ def command(
     """
     from agentrt.runtime import RuntimeConfig
 
+    if sandbox != "none" and api_keys is None and host not in LOOPBACK:
+        raise ConfigError(
+            f"Anyone who reaches {host} could run commands here.",
+            remedy="Name a file of --api-keys, or listen on 127.0.0.1.",
+        )
     config = RuntimeConfig(
         model=model,
         policy=policy,
