@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+from pathlib import Path
 
 from agentrt.errors import BackendUnavailable
 from agentrt.resources.doctor import Probe
@@ -14,6 +16,7 @@ __all__ = ["PROBES"]
 Answer = tuple[bool, str, str]
 
 SECONDS = 10.0
+SOCKET = Path("/var/run/docker.sock")
 
 
 def _version(program: str, *arguments: str) -> str | None:
@@ -30,6 +33,8 @@ def _version(program: str, *arguments: str) -> str | None:
 def _docker() -> Answer:
     if shutil.which("dockerd") is None and shutil.which("docker") is None:
         return False, "not installed", "apt-get install docker.io"
+    if "DOCKER_HOST" not in os.environ and not SOCKET.exists():
+        return False, f"no engine runs: there is no {SOCKET}", "systemctl start docker"
     from agentrt.sandbox.docker_api import connect
 
     try:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from agentrt.resources.doctor import Check, examine
+from agentrt.resources import doctor_bpf, doctor_kernel
+from agentrt.resources.doctor import Check
 
 
 @pytest.fixture(scope="module")
 def report() -> dict[str, Check]:
-    return {check.name: check for check in examine()}
+    return {probe.name: probe.run() for probe in (*doctor_kernel.PROBES, *doctor_bpf.PROBES)}
 
 
 @pytest.mark.parametrize(
