@@ -11,6 +11,7 @@ import pytest
 
 from agentrt import intent
 from agentrt.errors import SandboxError, ToolNotStarted
+from agentrt.resources.cgroup import read_layout
 from agentrt.resources.envelope import Budget
 from agentrt.resources.governor import Governor, GovernorConfig
 from agentrt.sandbox import Limits, SandboxSpec, make_provider
@@ -112,7 +113,7 @@ async def test_a_tenant_is_held_to_its_budget(place) -> None:
     lines = done.stdout.decode().splitlines()
     where = next(line for line in lines if line.startswith("0::"))
     assert "/alice/agent_1=" in where
-    inner = Path("/sys/fs/cgroup/unified") / where.removeprefix("0::/")
+    inner = read_layout().v2.mount / where.removeprefix("0::/")
     assert not inner.exists()
     assert not list(inner.parent.glob("tool-*"))
 
