@@ -15,7 +15,7 @@ from tests.scheduling.driver import Driver, ProgramScript, TurnScript
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "policies.md"
-KEPT = ROOT / "benchmarks" / "results" / "policies-glm-490k.json"
+KEPT = ROOT / "benchmarks" / "results" / "policies-published.json"
 
 
 def example() -> str:
