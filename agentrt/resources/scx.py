@@ -65,8 +65,8 @@ class SchedulingSettings:
     """Times in seconds, sizes in bytes.
 
     ``hold`` is the first hold of a row; the second lasts half as long, later ones a quarter, and
-    between two the cgroup runs for ``grace``. Pressure counts as over ``pressure`` after it was last seen; meanwhile a cgroup that
-    yields may touch ``growth`` before it is held.
+    between two the cgroup runs for ``grace``. Pressure counts as over ``pressure`` after it was
+    last seen; meanwhile a cgroup that yields may touch ``growth`` before it is held.
     """
 
     slice: float = 0.005
