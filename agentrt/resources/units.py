@@ -51,7 +51,7 @@ def parse_pids(text: str) -> int:
     Raises:
         ConfigError: it is not one.
     """
-    if not text.strip().isdigit() or int(text) < 1:
+    if not text.strip().isdecimal() or int(text) < 1:
         raise ConfigError(f"{text!r} is not a number of processes.", remedy="Write it as 64.")
     return int(text)
 

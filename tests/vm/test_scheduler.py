@@ -47,7 +47,7 @@ class TestShares:
         large.write("cpu.weight", 300)
         with small.hog(), large.hog():
             until(lambda: large.cpu_seconds() > 0.5)
-            runs = [shares([small, large], 6.0) for _ in range(3)]
+            runs = [shares([small, large], 4.0) for _ in range(3)]
         errors = [abs(large_ / (small_ + large_) - 0.75) / 0.75 for small_, large_ in runs]
         measured(share_errors=[round(error, 4) for error in errors])
         assert sorted(errors)[1] <= 0.03
@@ -60,8 +60,9 @@ class TestShares:
             for where in (many, many, many, one):
                 stack.enter_context(where.hog())
             until(lambda: one.cpu_seconds() > 0.5)
-            of_many, of_one = shares([many, one], 6.0)
-        share = of_one / (of_many + of_one)
+            runs = [shares([many, one], 2.5) for _ in range(3)]
+        # The middle one: a moment of the machine's own work weighs much in a short interval.
+        share = sorted(of_one / (of_many + of_one) for of_many, of_one in runs)[1]
         measured(share_of_one_task_against_three=round(share, 4))
         assert share == pytest.approx(0.5, rel=0.05)
 
@@ -76,7 +77,7 @@ class TestShares:
             for tool in tools:
                 stack.enter_context(tool.hog())
             until(lambda: tools[2].cpu_seconds() > 0.3)
-            a, b, c = shares(tools, 8.0)
+            a, b, c = shares(tools, 5.0)
         total = a + b + c
         measured(nested=[round(x / total, 4) for x in (a, b, c)])
         assert a / total == pytest.approx(4 / 6, rel=0.06)
@@ -87,15 +88,16 @@ class TestShares:
         with one.hog(), other.hog():
             until(lambda: other.cpu_seconds() > 0.3)
             one.write("cpu.weight", 900)
-            of_one, of_other = shares([one, other], 5.0)
-        assert of_one / (of_one + of_other) == pytest.approx(0.9, rel=0.05)
+            runs = [shares([one, other], 1.5) for _ in range(3)]
+        changed = sorted(of_one / (of_one + of_other) for of_one, of_other in runs)[1]
+        assert changed == pytest.approx(0.9, rel=0.05)
 
     def test_cpu_max(self, scheduler: AgentScheduler, group: Group, measured: Callable[..., None]):
         tool = group.child("tool")
         tool.write("cpu.max", "30000 100000")
         with tool.hog():
             until(lambda: tool.cpu_seconds() > 0.3)
-            runs = [shares([tool], 5.0)[0] for _ in range(3)]
+            runs = [shares([tool], 3.5)[0] for _ in range(3)]
             tool.write("cpu.max", "max 100000")
             [free] = shares([tool], 2.0)
         measured(cpu_max_of_30_percent=[round(run, 4) for run in runs])
@@ -107,7 +109,7 @@ class TestShares:
         group.write("cpu.max", "30000 100000")
         with group.child("a").hog(), group.child("b").hog():
             until(lambda: group.cpu_seconds() > 0.5)
-            [used] = shares([group], 5.0)
+            [used] = shares([group], 3.5)
         assert used == pytest.approx(0.3, rel=0.1)
 
     def test_held_runs_only_between_bounded_holds(
