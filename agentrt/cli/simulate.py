@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -156,8 +158,7 @@ def _run(
         make_placement(name)
     outcomes: list[Outcome] = []
     wanted = [(policy, name) for policy in expand_policies(policies) for name in names]
-    _spare_collections()
-    with Interrupt() as interrupt:
+    with _spared_collections(), Interrupt() as interrupt:
         for policy, name in wanted:
             line = ProgressLine(f"{policy} / {name}", quiet)
             outcomes.append(scenario.run(policy, name, interrupt.asked, line))
@@ -166,14 +167,20 @@ def _run(
     return outcomes, True
 
 
-def _spare_collections() -> None:
-    """Have the collector look at the workload never again, and at the rest a hundredth as often.
+@contextmanager
+def _spared_collections() -> Iterator[None]:
+    """Have the collector pass over the workload, and look at the rest a hundredth as often.
 
     A simulation makes few cycles and keeps many objects: looking through them was an eighth of it.
     """
-    gc.collect()
+    before = gc.get_threshold()
     gc.freeze()
     gc.set_threshold(100_000, 20, 100)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
 
 
 def _show(outcomes: list[Outcome], out: Path | None) -> None:
