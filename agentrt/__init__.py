@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from agentrt.engine.params import SamplingParams
     from agentrt.lifecycle import ProgramState
     from agentrt.program import ChatStream, Program, TurnResult
+    from agentrt.resources.intent import Intent, intent
     from agentrt.runtime import Runtime, RuntimeConfig
     from agentrt.sandbox.base import ExecResult, Limits, Sandbox, SandboxSpec
 
@@ -23,6 +24,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ChatStream",
     "ExecResult",
+    "Intent",
     "Limits",
     "Program",
     "ProgramState",
@@ -33,11 +35,13 @@ __all__ = [
     "SandboxSpec",
     "TurnResult",
     "errors",
+    "intent",
 ]
 
 _HOMES = {
     "ChatStream": "agentrt.program",
     "ExecResult": "agentrt.sandbox.base",
+    "Intent": "agentrt.resources.intent",
     "Limits": "agentrt.sandbox.base",
     "Program": "agentrt.program",
     "ProgramState": "agentrt.lifecycle",
@@ -47,6 +51,7 @@ _HOMES = {
     "Sandbox": "agentrt.sandbox.base",
     "SandboxSpec": "agentrt.sandbox.base",
     "TurnResult": "agentrt.program",
+    "intent": "agentrt.resources.intent",
 }
 
 

@@ -79,10 +79,10 @@ class QueueFull(CapacityError):
 class QuotaExceeded(QueueFull):
     """A tenant's quota is used up, and so are its places in the queue.
 
-    ``retry_after`` is in seconds.
+    ``retry_after`` is in seconds; a minute, the span of token quotas, unless it is known better.
     """
 
-    def __init__(self, message: str, *, remedy: str, retry_after: float) -> None:
+    def __init__(self, message: str, *, remedy: str, retry_after: float = 60.0) -> None:
         super().__init__(message, remedy=remedy)
         self.retry_after = retry_after
 

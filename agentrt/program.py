@@ -8,12 +8,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.to_thread
 
 from agentrt.engine.engine import Engine, EngineRequest
 from agentrt.engine.params import SamplingParams
 from agentrt.engine.stream import Chunk, TurnStream
 from agentrt.errors import BackendUnavailable, InvalidRequest
 from agentrt.lifecycle import ProgramLife, ProgramState, TurnState
+from agentrt.resources.governor import Governor
 from agentrt.sandbox.base import Sandbox, SandboxSpec
 from agentrt.scheduling.graph_declared import Edge, Step
 from agentrt.scheduling.hints import NO_HINTS, TurnHints
@@ -136,6 +138,7 @@ class ProgramParts:
     new_turn_id: Callable[[str], str]
     check_length: Callable[[int, int], None]
     forget: Callable[[str], None]
+    governor: Governor | None = None
 
 
 class Program:
@@ -152,6 +155,7 @@ class Program:
         self._parts = parts
         self._builders: dict[str, PromptBuilder] = {}
         self._sandboxes: list[Sandbox] = []
+        self._framed = False
 
     @property
     def state(self) -> ProgramState:
@@ -298,6 +302,7 @@ class Program:
             hints=hints,
         )
         self.life.start_turn(turn_id)
+        self._note_turn(started=True)
         ended = self._turn_ender(turn_id)
         try:
             stream = await parts.engine.submit(request)
@@ -307,7 +312,29 @@ class Program:
         return ChatStream(stream, note, ended)
 
     def _turn_ender(self, turn_id: str) -> Callable[[], None]:
-        return lambda: self.life.move_turn(turn_id, TurnState.ENDED)
+        def end() -> None:
+            self.life.move_turn(turn_id, TurnState.ENDED)
+            if self.state is not ProgramState.THINKING:
+                self._note_turn(started=False)
+
+        return end
+
+    def _note_turn(self, *, started: bool) -> None:
+        """While a turn runs, the program's own framework is idle: its memory may be reclaimed."""
+        if self._parts.governor is not None:
+            self._parts.governor.turn(self.program_id, started)
+
+    async def framework(self, pid: int) -> str:
+        """Put the agent's own process in a cgroup beside its tool calls.
+
+        Its memory is then reclaimed while the program's turns run, where the host can, and no tool
+        call's end takes it along. Returns an empty string, or why it was not moved.
+        """
+        governor = self._parts.governor
+        self._framed = True
+        if governor is None:
+            return "this runtime governs nothing"
+        return await anyio.to_thread.run_sync(governor.framework, self.tenant, self.program_id, pid)
 
     async def sandbox(self, spec: SandboxSpec | None = None) -> Sandbox:
         """Make a sandbox for this program's tool calls; it is closed with the program at latest.
@@ -354,6 +381,10 @@ class Program:
         with anyio.CancelScope(shield=True):
             for box in self._sandboxes:
                 await box.close()
+            if self._parts.governor is not None and (self._sandboxes or self._framed):
+                await anyio.to_thread.run_sync(
+                    self._parts.governor.program_ended, self.tenant, self.program_id
+                )
 
     async def __aenter__(self) -> Program:
         return self

@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,8 @@ import psutil
 from agentrt.errors import ConfigError, InvalidRequest, ProgramTooLarge, SandboxUnavailable
 from agentrt.hints.calls import called_tool
 from agentrt.program import Program, ProgramParts
+from agentrt.resources.governor import Governor, GovernorConfig
+from agentrt.resources.intent import Intent, merged
 from agentrt.scheduling import (
     OnlinePrefillCost,
     Scheduler,
@@ -73,6 +75,7 @@ class RuntimeConfig:
         image: image of docker sandboxes whose spec names none.
         trusted: lets ``auto`` fall back to plain processes. Only for work that ships with agentrt.
         tenants: weights and quotas by tenant; who is missing has weight 1 and no quota.
+        governor: budgets of hosts, tenants and programs for tool calls, and how they are governed.
     """
 
     model: str | None = None
@@ -90,6 +93,7 @@ class RuntimeConfig:
     image: str | None = None
     trusted: bool = False
     tenants: Mapping[str, TenantSettings] = field(default_factory=dict)
+    governor: GovernorConfig = field(default_factory=GovernorConfig)
 
     def scheduler_config(self) -> SchedulerConfig:
         """Return the scheduler's part.
@@ -118,9 +122,11 @@ class Runtime:
         choice: Choice | None,
         clock: Callable[[], float],
         tenants: TenantBook,
+        governor: Governor,
     ) -> None:
         self.config = config
         self.tenants = tenants
+        self.governor = governor
         self.tokenizer = tokenizer
         self.model_name = model_name
         self.max_context = model.config.max_positions
@@ -152,8 +158,11 @@ class Runtime:
         config = config or RuntimeConfig()
         async with AsyncExitStack() as stack:
             choice = await _choose_sandbox(config)
+            governor = Governor(config.governor)
             if choice is not None:
                 await stack.enter_async_context(choice.provider)
+                await choice.provider.govern(governor)
+                stack.callback(governor.close)
             # Loading cannot be interrupted half-way; it is short.
             loaded = await anyio.to_thread.run_sync(_load, config)
             engine, tenants = _assemble(
@@ -161,12 +170,20 @@ class Runtime:
             )
             await stack.enter_async_context(engine)
             model, tokenizer, name = loaded
-            runtime = cls(config, engine, model, tokenizer, name, choice, clock, tenants)
+            runtime = cls(config, engine, model, tokenizer, name, choice, clock, tenants, governor)
             stack.push_async_callback(runtime._end_programs)
             yield runtime
 
-    def program(self, program_id: str | None = None, *, tenant: str = "default") -> Program:
+    def program(
+        self,
+        program_id: str | None = None,
+        *,
+        tenant: str = "default",
+        intent: Intent | None = None,
+    ) -> Program:
         """Return a new program; enter it, or call its ``end``.
+
+        ``intent`` is the default of all its tool calls, as ``intent(priority="low")``.
 
         Raises:
             InvalidRequest: a program with this id is open.
@@ -180,13 +197,24 @@ class Runtime:
             engine=self._engine,
             tokenizer=self.tokenizer,
             make_builder=partial(PromptBuilder, self.tokenizer),
-            make_sandbox=self._make_sandbox,
+            make_sandbox=partial(self._make_sandbox, name, tenant, intent),
+            governor=self.governor,
             new_turn_id=lambda program: f"{program}#{next(self._turn_numbers)}",
             check_length=self._check_length,
             forget=self._forget,
         )
         program = self._programs[name] = Program(name, tenant, parts)
         return program
+
+    async def sandbox(self, spec: SandboxSpec) -> Sandbox:
+        """Make a sandbox that no program of this process owns; the caller closes it.
+
+        ``spec.tenant`` and ``spec.program`` say whose budgets count.
+
+        Raises:
+            SandboxUnavailable: this runtime has no sandboxes, or none can be made.
+        """
+        return await self._make_sandbox(spec.program, spec.tenant, None, spec)
 
     def statistics(self) -> EngineStatistics:
         """Return the figures as of the last step; never blocks."""
@@ -203,13 +231,21 @@ class Runtime:
     def _forget(self, program_id: str) -> None:
         self._programs.pop(program_id, None)
 
-    async def _make_sandbox(self, spec: SandboxSpec) -> Sandbox:
+    async def _make_sandbox(
+        self, program: str | None, tenant: str | None, intent: Intent | None, spec: SandboxSpec
+    ) -> Sandbox:
         if self.sandbox_choice is None:
             raise SandboxUnavailable(
                 "This runtime was opened without sandboxes.",
                 remedy="Open it with RuntimeConfig(sandbox='auto').",
             )
-        return await self.sandbox_choice.provider.create(spec)
+        whose = replace(
+            spec,
+            program=spec.program or program,
+            tenant=spec.tenant or tenant,
+            intent=merged(spec.intent, intent),
+        )
+        return await self.sandbox_choice.provider.create(whose)
 
     async def _end_programs(self) -> None:
         with anyio.CancelScope(shield=True):

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import itertools
-import shlex
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args, get_type_hints
 
 from agentrt.lifecycle import ProgramLife
-from agentrt.sandbox.base import ExecResult, Sandbox
+from agentrt.resources.learned import tool_name
+from agentrt.resources.tickets import Progress
+from agentrt.sandbox.base import ExecResult, ProgressCallback, Sandbox
 from agentrt.scheduling.plan import ToolEvent
 
-__all__ = ["ReportingSandbox", "tool_name"]
+__all__ = ["ReportingSandbox", "progress_event", "tool_name"]
+
+PROGRESS: dict[Progress, str] = {
+    "running": "started",
+    "blocked": "blocked",
+    "throttled": "throttled",
+    "frozen": "frozen",
+}
+"""What the controller reports of a live call, as scheduling calls it. A kill shows at its end."""
 
 
-def tool_name(command: str | Sequence[str]) -> str:
-    """Return the name under which a command's durations are learned: its first word."""
-    if not isinstance(command, str):
-        return command[0].rsplit("/", 1)[-1] if command else "empty"
-    try:
-        words = shlex.split(command, comments=True)
-    except ValueError:  # an open quote: the shell will say so, the name does not matter
-        words = command.split()
-    named = next((word for word in words if "=" not in word), "shell")
-    return named.rsplit("/", 1)[-1] or "shell"
+def progress_event(program_id: str, context: str, kind: Progress, tool: str) -> ToolEvent | None:
+    """The event that tells scheduling of a live call's progress; ``None`` if it knows none."""
+    name = PROGRESS.get(kind)
+    if name not in get_args(get_type_hints(ToolEvent)["kind"]):
+        return None
+    return ToolEvent(program_id, context, cast("Any", name), tool)
 
 
 class ReportingSandbox(Sandbox):
@@ -46,16 +51,29 @@ class ReportingSandbox(Sandbox):
         self._calls = itertools.count()
 
     async def exec(
-        self, command: str | Sequence[str], *, context: str = "main", **options: Any
+        self,
+        command: str | Sequence[str],
+        *,
+        context: str = "main",
+        on_progress: ProgressCallback | None = None,
+        **options: Any,
     ) -> ExecResult:
         """Run a tool call of ``context``; see ``Sandbox.exec`` for everything else."""
+
+        def progress(kind: Progress) -> None:
+            if on_progress is not None:
+                on_progress(kind)
+            event = progress_event(self._program_id, context, kind, tool)
+            if event is not None:
+                self._report(event)
+
         call_id = f"{self.sandbox_id}/{next(self._calls)}"
         tool = tool_name(command)
         self._life.start_tool(call_id)
         self._report(ToolEvent(self._program_id, context, "started", tool))
         exited = False
         try:
-            result = await self._inner.exec(command, **options)
+            result = await self._inner.exec(command, on_progress=progress, **options)
             exited = result.status == "exited"
             return result
         finally:

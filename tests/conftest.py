@@ -1,7 +1,8 @@
 """What the whole suite shares: tests that need something of the machine say so, and are counted.
 
 A marker ``requires_NAME`` skips its test with a reason where NAME is missing. With
-``AGENTRT_REQUIRE=docker,bwrap,root,data`` the named ones fail instead: nothing is missed unseen.
+``AGENTRT_REQUIRE=docker,bwrap,root,bpf`` the named ones fail instead: nothing is missed unseen.
+``tests/vm`` runs in the guest of ``scripts/vm-test`` only, which sets ``AGENTRT_IN_VM``.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,10 +19,21 @@ import pytest
 SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
 
+collect_ignore = [] if os.environ.get("AGENTRT_IN_VM") else ["vm"]
+
+
 @functools.cache
 def missing(name: str) -> str:
     """Why a requirement is not met on this machine; empty when it is."""
-    return {"docker": _docker, "bwrap": _bwrap, "root": _root, "data": _data}[name]()
+    checks = {
+        "docker": _docker,
+        "bwrap": _bwrap,
+        "root": _root,
+        "data": _data,
+        "bpf": _bpf,
+        "scx": _scx,
+    }
+    return checks[name]()
 
 
 def _docker() -> str:
@@ -47,6 +61,26 @@ def _data() -> str:
     return "" if SHARED_DATA.is_dir() else f"no data at {SHARED_DATA}"
 
 
+def _bpf() -> str:
+    from agentrt.ebpf import BpfObject
+    from agentrt.errors import BackendUnavailable
+    from agentrt.resources.cgroup import read_layout
+
+    if read_layout().v2 is None:
+        return "no cgroup v2 tree is mounted"
+    try:
+        BpfObject("sensors").close()
+    except BackendUnavailable as error:
+        return str(error)
+    return ""
+
+
+def _scx() -> str:
+    from agentrt.resources.scx import scheduling_state
+
+    return "the kernel has no sched_ext" if scheduling_state().state == "absent" else ""
+
+
 def required() -> set[str]:
     """The requirements whose absence is a failure."""
     return set(filter(None, os.environ.get("AGENTRT_REQUIRE", "").replace(" ", "").split(",")))
@@ -62,6 +96,25 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             if name in required():
                 pytest.fail(f"AGENTRT_REQUIRE names {name}, but: {reason}", pytrace=False)
             pytest.skip(f"{name}: {reason}")
+
+
+@pytest.fixture
+def v2_group() -> Iterator[Path]:
+    """A fresh cgroup of the v2 tree, emptied and removed afterwards; use with ``requires_root``."""
+    from agentrt.resources.cgroup import CgroupFiles, read_layout
+
+    layout = read_layout()
+    if layout.v2 is None:
+        pytest.skip("no cgroup v2 tree is mounted")
+    files = CgroupFiles()
+    group = layout.v2.mount / f"agentrt-test-{os.getpid()}"
+    files.make(group)
+    yield group
+    files.write(group / "cgroup.kill", "1")
+    deadline = time.monotonic() + 10
+    while not files.remove(group) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not group.exists()
 
 
 @pytest.fixture(scope="session")

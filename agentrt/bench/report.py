@@ -26,6 +26,7 @@ from agentrt.errors import ConfigError
 __all__ = [
     "command_line",
     "document_head",
+    "render_document",
     "render_page",
     "write_page",
     "write_report",
@@ -74,7 +75,14 @@ def write_run_report(run: RunRecord, path: Path, *, title: str, headline: str) -
 def render_page(page: Page) -> str:
     """Return the whole HTML document of ``page``; the same page gives the same text."""
     data, kept = timeline_data(page)
-    sections = _sections(page, timeline_section(page, kept))
+    return render_document(page, _sections(page, timeline_section(page, kept)), data)
+
+
+def render_document(page: Page, sections: list[tuple[str, str]], data: str = "") -> str:
+    """Return a document with the page's head and ``sections``, (name, HTML) each, below it.
+
+    ``data`` are the script elements that hold what the time line draws, if there is one.
+    """
     main = element("main", _hero(page) + "".join(body for _, body in sections), class_="wrap")
     foot = element("footer", escape(_footer(page)), class_="wrap")
     tip = '<div class="tip" id="tip" role="status" hidden></div>'
@@ -157,7 +165,11 @@ def _footer(page: Page) -> str:
 
 
 def write_page(text: str, path: Path) -> None:
-    """Write beside the target first, so that a reader never opens half a report."""
+    """Write a report to ``path``, replacing it in one step: no reader opens half of one.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         draft.write_text(text, encoding="utf-8")

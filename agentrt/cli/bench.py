@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from agentrt.cli import bench_ablate, bench_capacity, bench_compare
+from agentrt.cli.bench_contention import contention
 from agentrt.cli.bench_options import (
     Arrivals,
     AsJson,
@@ -47,6 +48,7 @@ app = typer.Typer(
 app.command("compare")(bench_compare.compare)
 app.command("ablate")(bench_ablate.ablate)
 app.command("capacity")(bench_capacity.capacity)
+app.command("contention")(contention)
 
 
 @app.command("run")

@@ -23,7 +23,11 @@ COMMANDS = {
     "cost": "Cost models of the simulators: show them, fit one to measurements.",
     "model": "Make a seeded model of a real architecture, or describe one.",
     "guide": "Check, plan, run and test troubleshooting guides.",
+    "exec": "Run a command under limits of its own and be told what it used.",
+    "mcp": "Serve an exec tool that takes an intent, over MCP on stdin and stdout.",
     "sandbox": "Run a command in a sandbox, check what works here, clean up.",
+    "doctor": "What this machine can enforce, what it cannot, and the command that fixes it.",
+    "trace": "Stacks, block I/O and files of one running tool call (needs bcc).",
 }
 
 USER_ERROR = 2
@@ -55,7 +59,7 @@ def _load(name: str) -> Any:
         command = get_command(module.app)
     else:
         single = typer.Typer(add_completion=False, rich_markup_mode="rich")
-        single.command(name)(module.command)
+        single.command(name, context_settings=getattr(module, "CONTEXT", None))(module.command)
         command = get_command(single)
     command.name = name
     command.help = command.help or COMMANDS[name]

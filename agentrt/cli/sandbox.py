@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-import re
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,74 +11,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from agentrt.errors import ConfigError
+from agentrt.resources.units import parse_cpu, parse_pids, parse_seconds, parse_size
 
 if TYPE_CHECKING:
+    from agentrt.resources.intent import Intent
     from agentrt.sandbox import Choice, ExecResult, Limits, Probe, SandboxSpec
 
-__all__ = ["app", "parse_cpu", "parse_pids", "parse_seconds", "parse_size"]
+__all__ = ["app", "make_spec", "passer", "result_json", "write_json"]
 
 TIMEOUT_CODE = 124
 """Exit code for a command that we killed at its time limit, as timeout(1) has it."""
-UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 app = typer.Typer(
     help="Run commands in sandboxes, check what works on this machine, clean up after crashes.",
     no_args_is_help=True,
 )
-
-
-def parse_size(text: str) -> int:
-    """Bytes of ``512m``, ``1.5g``, ``64MiB``, ``1048576``; units are powers of 1024.
-
-    Raises:
-        ConfigError: it is no positive size.
-    """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", text.strip().lower())
-    size = int(float(found[1]) * UNITS[found[2]]) if found else 0
-    if size <= 0:
-        raise ConfigError(f"{text!r} is not a size.", remedy="Write it as 512m, 2g or 1048576.")
-    return size
-
-
-def parse_cpu(text: str) -> float:
-    """Cores as a positive number.
-
-    Raises:
-        ConfigError: it is not one.
-    """
-    return _number(text, "a number of cores", "Write it as 2 or 0.5.")
-
-
-def parse_seconds(text: str) -> float:
-    """Seconds of ``30``, ``30s``, ``5m``, ``1h``.
-
-    Raises:
-        ConfigError: it is no positive duration.
-    """
-    unit = {"s": 1, "m": 60, "h": 3600}.get(text.strip()[-1:].lower())
-    number = text.strip()[:-1] if unit else text
-    return _number(number, "a duration", "Write it as 30, 30s, 5m or 1h.", shown=text) * (unit or 1)
-
-
-def parse_pids(text: str) -> int:
-    """A positive number of processes.
-
-    Raises:
-        ConfigError: it is not one.
-    """
-    if not text.strip().isdigit() or int(text) < 1:
-        raise ConfigError(f"{text!r} is not a number of processes.", remedy="Write it as 64.")
-    return int(text)
-
-
-def _number(text: str, what: str, remedy: str, *, shown: str | None = None) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise ConfigError(f"{shown or text!r} is not {what}.", remedy=remedy)
-    return value
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for scripts.")]
@@ -94,7 +39,7 @@ def check(image: Image = None, json_output: Json = False) -> None:
 
     probes = anyio.run(_probe_all, image)
     if json_output:
-        _write_json({probe.kind: asdict(probe) for probe in probes})
+        write_json({probe.kind: asdict(probe) for probe in probes})
     else:
         _show_probes(probes)
 
@@ -138,7 +83,7 @@ def gc(json_output: Json = False) -> None:
 
     report = anyio.run(run)
     if json_output:
-        _write_json(asdict(report))
+        write_json(asdict(report))
     else:
         typer.echo(
             f"removed {len(report.runs)} dead runs, {report.processes} processes, "
@@ -160,6 +105,7 @@ class _Request:
     command: list[str]
     stdin: bytes | None
     quiet: bool
+    intent: Intent
 
 
 @app.command(
@@ -177,6 +123,9 @@ def exec_command(
     cpu: Annotated[str | None, typer.Option(help="CPU limit in cores, as 0.5.")] = None,
     pids: Annotated[str | None, typer.Option(help="Limit of processes and threads.")] = None,
     timeout: Annotated[str | None, typer.Option(help="Time limit, as 30, 5m.")] = None,
+    intent: Annotated[
+        str | None, typer.Option(help="What it needs, as memory:1g,cpu:2,expect:30s.")
+    ] = None,
     network: Annotated[str, typer.Option(help="none or host.")] = "none",
     image: Image = None,
     stdin: Annotated[bool, typer.Option("--stdin", help="Pass our standard input on.")] = False,
@@ -185,7 +134,7 @@ def exec_command(
     """Run one command in a fresh sandbox and exit with its code (124 past the time limit)."""
     import anyio
 
-    spec = _spec(source, network, image, _limits(memory, cpu, pids))
+    spec = make_spec(source, network, image, _limits(memory, cpu, pids))
     request = _Request(
         kind,
         spec,
@@ -193,6 +142,7 @@ def exec_command(
         command,
         sys.stdin.buffer.read() if stdin else None,
         json_output,
+        _intent(intent),
     )
     try:
         choice, result = anyio.run(_execute, request)
@@ -200,6 +150,22 @@ def exec_command(
         raise typer.Exit(130) from None
     _report(choice, result, json_output)
     raise typer.Exit(_exit_code(result))
+
+
+def _intent(text: str | None) -> Intent:
+    """The declared intent.
+
+    Raises:
+        ConfigError: a part of it is not understood; in the environment that would be passed over.
+    """
+    from agentrt.resources.hints import parse_hint
+
+    found, problems = parse_hint(text or "")
+    if problems:
+        raise ConfigError(
+            f"{problems[0]!r} is no part of an intent.", remedy="Write it as memory:1g,cpu:2."
+        )
+    return found
 
 
 def _limits(memory: str | None, cpu: str | None, pids: str | None) -> Limits:
@@ -212,7 +178,7 @@ def _limits(memory: str | None, cpu: str | None, pids: str | None) -> Limits:
     )
 
 
-def _spec(source: Path | None, network: str, image: str | None, limits: Limits) -> SandboxSpec:
+def make_spec(source: Path | None, network: str, image: str | None, limits: Limits) -> SandboxSpec:
     from agentrt.sandbox import SandboxSpec
 
     if network == "none":
@@ -231,13 +197,14 @@ async def _execute(request: _Request) -> tuple[Choice, ExecResult]:
             request.command,
             timeout=request.timeout,
             stdin=request.stdin,
-            on_stdout=None if request.quiet else _passer(sys.stdout.buffer),
-            on_stderr=None if request.quiet else _passer(sys.stderr.buffer),
+            intent=request.intent,
+            on_stdout=None if request.quiet else passer(sys.stdout.buffer),
+            on_stderr=None if request.quiet else passer(sys.stderr.buffer),
         )
     return choice, result
 
 
-def _passer(stream: Any) -> Any:
+def passer(stream: Any) -> Any:
     def write(data: bytes) -> None:
         stream.write(data)
         stream.flush()
@@ -247,23 +214,30 @@ def _passer(stream: Any) -> Any:
 
 def _report(choice: Choice, result: ExecResult, json_output: bool) -> None:
     if json_output:
-        fields = asdict(result)
-        for name in ("stdout", "stderr"):
-            fields[name] = fields[name].decode(errors="replace")
-        _write_json({"sandbox": choice.kind, "why": list(choice.why), **fields})
+        write_json({"sandbox": choice.kind, "why": list(choice.why), **result_json(result)})
         return
     for line in result.unenforced:
         typer.echo(f"agentrt: not enforced: {line}", err=True)
-    if result.status != "exited":
+    if result.feedback is not None and result.feedback.text:
+        typer.echo(result.feedback.text, err=True)
+    elif result.status != "exited":
         typer.echo(f"agentrt: {result.status.replace('_', ' ')}", err=True)
     for name in ("stdout", "stderr"):
         if getattr(result, f"{name}_truncated"):
             typer.echo(f"agentrt: {name} was cut at its cap", err=True)
 
 
+def result_json(result: ExecResult) -> dict[str, Any]:
+    """A result as JSON; what is no text in the output is replaced."""
+    fields = asdict(result)
+    for name in ("stdout", "stderr"):
+        fields[name] = fields[name].decode(errors="replace")
+    return fields
+
+
 def _exit_code(result: ExecResult) -> int:
     return TIMEOUT_CODE if result.exit_code is None else result.exit_code
 
 
-def _write_json(value: Any) -> None:
+def write_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, sort_keys=True))

@@ -15,6 +15,7 @@ from rich.console import Console
 from agentrt.errors import ConfigError
 
 if TYPE_CHECKING:
+    from agentrt.resources.governor import GovernorConfig
     from agentrt.runtime import Runtime, RuntimeConfig
     from agentrt.scheduling.tenants import TenantSettings
     from agentrt.serving.settings import ServeSettings
@@ -33,6 +34,7 @@ class _Options:
     guides: Path | None
     drain: float
     access_log: bool
+    sandboxes: bool
 
 
 def command(
@@ -73,6 +75,24 @@ def command(
         Path | None,
         typer.Option(metavar="DIR", help="Guide runs whose questions may be answered over HTTP."),
     ] = None,
+    sandbox: Annotated[
+        str,
+        typer.Option(
+            "--sandbox",
+            help="Offer /v1/sandboxes in sandboxes of this kind: docker, bubblewrap or auto.",
+        ),
+    ] = "none",
+    image: Annotated[str | None, typer.Option("--image", help="Image of docker sandboxes.")] = None,
+    tool_memory: Annotated[
+        str | None,
+        typer.Option("--tool-memory", metavar="SIZE", help="Memory for all tool calls together."),
+    ] = None,
+    tenant_memory: Annotated[
+        str | None,
+        typer.Option(
+            "--tenant-memory", metavar="SIZE", help="Memory for each tenant's tool calls."
+        ),
+    ] = None,
     drain: Annotated[
         float,
         typer.Option("--drain", min=0, metavar="SECONDS", help="Turns may end when stopping."),
@@ -84,12 +104,18 @@ def command(
     """Serve OpenAI-compatible clients; every agent among them is a program.
 
     Ctrl-C or SIGTERM stops it in order: no new turns, running ones may end within --drain seconds,
-    the rest is cancelled. A second one cancels at once. No tools run on the server.
+    the rest is cancelled. A second one cancels at once. No tools run on the server unless --sandbox
+    names a kind; they then have no network, and may use what the budgets of memory allow.
 
     Example: agentrt serve --port 8000 --policy continuum
     """
     from agentrt.runtime import RuntimeConfig
 
+    if sandbox != "none" and api_keys is None and host not in LOOPBACK:
+        raise ConfigError(
+            f"Anyone who reaches {host} could run commands here.",
+            remedy="Name a file of --api-keys, or listen on 127.0.0.1.",
+        )
     config = RuntimeConfig(
         model=model,
         policy=policy,
@@ -98,10 +124,33 @@ def command(
         max_wait=max_wait,
         dtype=dtype,
         tenants=_tenants(config_file),
-        sandbox=None,  # tools run at the clients: the server starts none
+        sandbox=_kind(sandbox),
+        image=image,
+        governor=_governor(tool_memory, tenant_memory),
     )
-    options = _Options(host, port, policy, api_keys, guides, drain, access_log)
+    options = _Options(host, port, policy, api_keys, guides, drain, access_log, sandbox != "none")
     anyio.run(_serve, config, options)
+
+
+def _kind(name: str) -> str | None:
+    """The sandbox kind that was asked for; plain processes are no place for strangers' tools."""
+    if name == "process":
+        raise ConfigError(
+            "The process kind does not confine: it is not offered over HTTP.",
+            remedy="Use --sandbox bubblewrap or docker.",
+        )
+    return None if name == "none" else name
+
+
+def _governor(memory: str | None, tenant_memory: str | None) -> GovernorConfig:
+    from agentrt.resources.envelope import Budget
+    from agentrt.resources.governor import GovernorConfig
+    from agentrt.resources.units import parse_size
+
+    tenant = parse_size(tenant_memory) if tenant_memory else None
+    return GovernorConfig(
+        memory=parse_size(memory) if memory else None, tenant=Budget("tenant", memory=tenant)
+    )
 
 
 async def _serve(config: RuntimeConfig, options: _Options) -> None:
@@ -151,7 +200,9 @@ def _settings(options: _Options) -> ServeSettings:
     from agentrt.serving.settings import ServeSettings, parse_api_keys
 
     if options.api_keys is None:
-        return ServeSettings(drain=options.drain, guides=options.guides)
+        return ServeSettings(
+            drain=options.drain, guides=options.guides, sandboxes=options.sandboxes
+        )
     try:
         text = options.api_keys.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -159,7 +210,9 @@ def _settings(options: _Options) -> ServeSettings:
             f"Cannot read {options.api_keys}: {error}.", remedy="Name a text file of API keys."
         ) from error
     keys = parse_api_keys(text, where=str(options.api_keys))
-    return ServeSettings(drain=options.drain, guides=options.guides, api_keys=keys)
+    return ServeSettings(
+        drain=options.drain, guides=options.guides, sandboxes=options.sandboxes, api_keys=keys
+    )
 
 
 def _announce(

@@ -14,6 +14,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, TypeAlias
 
+from agentrt.resources.feedback import Feedback
+from agentrt.resources.governor import Governor
+from agentrt.resources.intent import Intent
+from agentrt.resources.tickets import Progress
+
 __all__ = [
     "ExecResult",
     "ExecStatus",
@@ -27,8 +32,9 @@ __all__ = [
 ]
 
 SandboxKind: TypeAlias = Literal["docker", "bubblewrap", "process"]
-ExecStatus: TypeAlias = Literal["exited", "timeout", "out_of_memory", "cancelled"]
+ExecStatus: TypeAlias = Literal["exited", "timeout", "out_of_memory", "cancelled", "killed"]
 OutputCallback: TypeAlias = Callable[[bytes], None]
+ProgressCallback: TypeAlias = Callable[[Progress], None]
 
 DEFAULT_OUTPUT_CAP = 1 << 20
 
@@ -51,6 +57,12 @@ class ResourceUsage:
     peak_pids: int | None = None
     oom_kills: int | None = None
     pids_refused: int | None = None
+    memory_limit: int | None = None
+    waited: float | None = None
+    frozen: float | None = None
+    throttled: float | None = None
+    """Seconds that it waited before it started, stood still, and was slowed at its memory limit;
+    ``None`` where nobody governed it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +72,8 @@ class ExecResult:
     ``exit_code`` is the command's own (128 + signal when a signal ended it), ``None`` only when it
     was killed by us before it ended. A non-zero exit is a result, not an error. ``stdout`` and
     ``stderr`` are bytes, cut at the cap with a mark in the text and the flag set. ``unenforced``
-    names each asked limit that this host could not set, with the remedy.
+    names each asked limit that this host could not set, with the remedy. ``killed`` as a status
+    means that the resource controller ended it; ``feedback`` says why, and more.
     """
 
     status: ExecStatus
@@ -72,6 +85,7 @@ class ExecResult:
     duration: float
     resources: ResourceUsage
     unenforced: tuple[str, ...] = ()
+    feedback: Feedback | None = None
 
     @property
     def ok(self) -> bool:
@@ -98,7 +112,8 @@ class SandboxSpec:
     ``image`` is a Docker image name (only the ``docker`` kind uses it). ``source`` is a host
     directory whose content is copied into the work directory when the sandbox starts. ``readable``
     names further host paths that show read-only at the same place inside. ``limits`` are defaults
-    of every tool call. ``labels`` end up wherever the kind can put them.
+    of every tool call. ``labels`` end up wherever the kind can put them. ``tenant`` and ``program``
+    say whose budgets count where calls are governed; ``intent`` is the default of every call.
     """
 
     image: str | None = None
@@ -108,6 +123,9 @@ class SandboxSpec:
     limits: Limits = Limits()
     network: Literal["none", "host"] = "none"
     labels: Mapping[str, str] = field(default_factory=dict)
+    tenant: str | None = None
+    program: str | None = None
+    intent: Intent | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +165,8 @@ class Sandbox(ABC):
         output_cap: int = DEFAULT_OUTPUT_CAP,
         on_stdout: OutputCallback | None = None,
         on_stderr: OutputCallback | None = None,
+        intent: Intent | None = None,
+        on_progress: ProgressCallback | None = None,
     ) -> ExecResult:
         """Run one tool call in its own cgroup and wait until nothing of it is left.
 
@@ -156,8 +176,14 @@ class Sandbox(ABC):
         cap as it arrives. Cancelling the awaiting task kills the tree before the cancellation goes
         on. Several calls may run at the same time.
 
+        ``intent`` says what the call needs, before an ``intent`` block around it, the command's own
+        ``AGENT_RESOURCE_HINT``, and the sandbox's default. The call may then wait before it starts
+        and stand still for a bounded time, which does not count against ``timeout``.
+        ``on_progress`` is told of that, from any thread.
+
         Raises:
-            ToolNotStarted: the command or its work directory does not exist, or is not executable.
+            ToolNotStarted: the command or its work directory does not exist, or is not executable,
+                or the resource controller refused it.
             SandboxGone: the sandbox is closed.
         """
 
@@ -211,6 +237,12 @@ class SandboxProvider(ABC):
     @abstractmethod
     async def close(self) -> None:
         """Close every sandbox made here and release the run's records. Idempotent."""
+
+    async def govern(self, governor: Governor) -> None:  # noqa: B027
+        """Have ``governor`` govern every tool call from now on.
+
+        A provider that makes no cgroups of its own leaves its calls as they are.
+        """
 
     async def __aenter__(self) -> Self:
         return self

@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from anyio import to_thread
@@ -118,6 +118,9 @@ class BubblewrapSandbox(LocalSandbox):
         self._binary = binary
         self._view = view
 
+    def _offline_unenforced(self, call: Call) -> tuple[str, ...]:
+        return ()  # every call has namespaces of its own
+
     def _environment(self, call: Call) -> dict[str, str]:
         # The caller's variables must not reach what runs outside: LD_PRELOAD would leave the box.
         return {"PATH": PATH}
@@ -125,9 +128,12 @@ class BubblewrapSandbox(LocalSandbox):
     def _command_line(self, call: Call, procs: tuple[Path, ...]) -> tuple[list[str], bytes | None]:
         own = {"PATH": PATH, "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8"}
         marker = {ENV_TOOL: self._host.marker(self.sandbox_id, call.tool)}
-        options = bwrap_options(self._view, list({**own, **call.env, **marker}.items()))
+        view = replace(self._view, host_network=False) if call.offline else self._view
+        options = bwrap_options(view, list({**own, **call.env, **marker}.items()))
         inner = inner_argv(call.command, call.cwd, call.word)
-        argv = joined_argv(procs, [self._binary, "--args", str(EXTRA), "--", *inner])
+        argv = joined_argv(
+            procs, [self._binary, "--args", str(EXTRA), "--", *inner], call.oom_score
+        )
         # By descriptor, not by argument: other users read a command line, and it has a size limit.
         return argv, b"".join(option.encode() + b"\0" for option in options)
 

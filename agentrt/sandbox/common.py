@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import itertools
 import math
+import shlex
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import anyio
-from anyio import CancelScope
+from anyio import CancelScope, to_thread
 
 from agentrt.errors import ConfigError, InvalidRequest, SandboxGone, ToolNotStarted
+from agentrt.resources.governor import CallInfo, Governor
+from agentrt.resources.intent import Intent
 from agentrt.sandbox.base import (
     DEFAULT_OUTPUT_CAP,
     ExecResult,
     ExecStatus,
     Limits,
     OutputCallback,
+    ProgressCallback,
     ResourceUsage,
     Sandbox,
     SandboxSpec,
 )
+from agentrt.sandbox.course import Course, Declared, declared
 from agentrt.sandbox.host import Host
 from agentrt.sandbox.launcher import new_word
 from agentrt.sandbox.output import Capture
@@ -30,6 +35,7 @@ from agentrt.sandbox.supervise import Ended, Group, ToolProcess, supervise
 __all__ = ["Call", "CommonSandbox", "check_limits", "failure_to_start", "merge_limits", "status_of"]
 
 SHELL_FAILURES = (126, 127)
+MAKE_OFFLINE = "Make a sandbox without network for it."
 MINIMUM_MEMORY = 1 << 20
 
 
@@ -43,6 +49,9 @@ class Call:
     has_stdin: bool
     tool: str
     word: str
+    offline: bool = False
+    oom_score: int = 0
+    """Added to what the kernel ranks victims by when a whole budget is exhausted."""
 
 
 class CommonSandbox(Sandbox):
@@ -61,6 +70,7 @@ class CommonSandbox(Sandbox):
         self._idle = anyio.Event()
         self._closing = False
         self._removed = False
+        self._cgroups: str | None = None
 
     @abstractmethod
     async def _start(self, call: Call, group: Group) -> ToolProcess:
@@ -86,6 +96,8 @@ class CommonSandbox(Sandbox):
         output_cap: int = DEFAULT_OUTPUT_CAP,
         on_stdout: OutputCallback | None = None,
         on_stderr: OutputCallback | None = None,
+        intent: Intent | None = None,
+        on_progress: ProgressCallback | None = None,
     ) -> ExecResult:
         """Run one tool call; see ``Sandbox.exec``."""
         self._check_open()
@@ -93,33 +105,101 @@ class CommonSandbox(Sandbox):
         variables = {**self._spec.env, **(env or {})}
         check_call(command, variables, timeout, output_cap)
         check_limits(asked)
-        tool = f"tool-{next(self._numbers)}"
-        call = Call(command, self._cwd(cwd), variables, stdin is not None, tool, new_word())
+        said = declared(command, variables, intent, self._spec.intent)
+        call = Call(
+            command=command,
+            cwd=self._cwd(cwd),
+            env=variables,
+            has_stdin=stdin is not None,
+            tool=f"tool-{next(self._numbers)}",
+            word=new_word(),
+            offline=said.intent.network == "none",
+        )
         out = Capture(output_cap, on_stdout)
         err = Capture(output_cap, on_stderr, aside=f"{call.word}:".encode())
-
         with CancelScope() as scope:
             self._active.add(scope)
             try:
-                with CancelScope(shield=True):
-                    group = await self._host.group(
-                        self.sandbox_id, tool, asked, spare_pids=self.spare_pids
-                    )
-                ended = await supervise(
-                    lambda: self._start(call, group),
-                    group,
-                    out,
-                    err,
-                    stdin=stdin,
-                    timeout=timeout,
-                )
-                return self._result(ended, group, call, out, err)
+                governor = await self._governor(said)
+                course = Course(governor, self._info(call, asked, said, on_progress))
+                async with course:
+                    return await self._run(call, asked, course, stdin, timeout, out, err)
             finally:
                 self._active.discard(scope)
                 if not self._active:
                     self._idle.set()
                     self._idle = anyio.Event()
         raise self._gone()
+
+    async def _run(
+        self,
+        call: Call,
+        asked: Limits,
+        course: Course,
+        stdin: bytes | None,
+        timeout: float | None,
+        out: Capture,
+        err: Capture,
+    ) -> ExecResult:
+        limits = course.limits(asked)
+        ready = replace(call, oom_score=course.oom_score)
+        with CancelScope(shield=True):
+            group = await self._group(ready, limits)
+        course.begin(group)
+        ended = await supervise(
+            lambda: self._start(ready, group),
+            group,
+            out,
+            err,
+            stdin=stdin,
+            timeout=course.time_limit(timeout),
+            allowance=course.frozen_seconds,
+            measure=course.measure,
+        )
+        return self._result(ended, group, ready, course, out, err)
+
+    async def _group(self, call: Call, limits: Limits) -> Group:
+        """The call's cgroup: below the sandbox's own place, or beside others of its program."""
+        if self._cgroups is None:
+            self._cgroups = await to_thread.run_sync(self._host.place, self._spec, self.sandbox_id)
+        place, name = self._cgroups, call.tool
+        if place != self.sandbox_id:
+            name = call.tool.replace("tool-", f"tool-{self.sandbox_id}-")
+        marker = self._host.marker(self.sandbox_id, call.tool)
+        return await self._host.group(place, name, limits, marker, spare_pids=self.spare_pids)
+
+    async def _governor(self, said: Declared) -> Governor | None:
+        """Who governs the call: the runtime's governor, or one made for a declared intent."""
+        if self._host.governor is None and not said.intent:
+            return None
+        return await self._host.govern()
+
+    def _info(
+        self, call: Call, asked: Limits, said: Declared, on_progress: ProgressCallback | None
+    ) -> CallInfo:
+        spec = self._spec
+        text = call.command if isinstance(call.command, str) else shlex.join(call.command)
+        where = str(spec.source) if spec.source is not None else spec.image or ""
+        return CallInfo(
+            command=text,
+            tenant=spec.tenant or "default",
+            program=spec.program or self.sandbox_id,
+            repository=spec.labels.get("repository", where),
+            intent=said.intent,
+            notes=said.notes,
+            hint=said.hint,
+            hard_memory=asked.memory,
+            hard_cpu=asked.cpu,
+            hard_pids=asked.pids,
+            workdir=self._host.directory(self.sandbox_id),
+            on_progress=on_progress or (lambda _: None),
+        )
+
+    def _offline_unenforced(self, call: Call) -> tuple[str, ...]:
+        """What is to be said when a call asked for no network and the sandbox has one."""
+        if not call.offline or self._spec.network == "none":
+            return ()
+        return (f"network: the {self.kind} kind cannot take it from a single call. {MAKE_OFFLINE}",)
 
     def _cwd(self, cwd: str | None) -> str:
         if cwd is None:
@@ -129,17 +209,24 @@ class CommonSandbox(Sandbox):
         return cwd if cwd.startswith("/") else f"{self.workdir}/{cwd}"
 
     def _result(
-        self, ended: Ended, group: Group, call: Call, out: Capture, err: Capture
+        self,
+        ended: Ended,
+        group: Group,
+        call: Call,
+        course: Course,
+        out: Capture,
+        err: Capture,
     ) -> ExecResult:
         out.finish()
         err.finish()
-        status = status_of(ended)
+        status = "killed" if course.killed else status_of(ended)
         if status == "exited":
             failure = failure_to_start(ended, call, err.head)
             if failure is not None:
                 raise failure
         left = () if ended.clean else (f"cleanup: something of {call.tool} would not die.",)
         counted = ended.counters
+        feedback = course.end(ended, status)
         return ExecResult(
             status=status,
             exit_code=ended.code,
@@ -154,8 +241,19 @@ class CommonSandbox(Sandbox):
                 peak_pids=counted.peak_pids,
                 oom_kills=counted.oom_kills,
                 pids_refused=counted.pids_refused,
+                memory_limit=feedback.limit if feedback else None,
+                waited=feedback.waited if feedback else None,
+                frozen=feedback.frozen if feedback else None,
+                throttled=feedback.throttled if feedback else None,
             ),
-            unenforced=(*group.unenforced, *self._always_unenforced(), *left),
+            unenforced=(
+                *group.unenforced,
+                *course.unenforced,
+                *self._always_unenforced(),
+                *(() if course.offline else self._offline_unenforced(call)),
+                *left,
+            ),
+            feedback=feedback,
         )
 
     def _check_open(self) -> None:

@@ -172,7 +172,7 @@ class DockerProvider(CommonProvider):
         top = host.directory(sandbox_id)
         labels = labels_for(host.state.run_id, host.state.record.owner, sandbox_id, spec.labels)
         # A systemd engine wants a slice as parent; its containers then lie where it puts them.
-        under = f"/agentrt/{host.state.run_id}/{sandbox_id}"
+        under = f"/agentrt/{host.state.run_id}/{host.place(spec, sandbox_id)}"
         parent = under if self._cgroup_driver == "cgroupfs" else None
         config = container_config(spec, image, top / "work", labels, parent)
         host_config = config.pop("host")

@@ -161,7 +161,8 @@ async def start_exec(
 
     running = await to_thread.run_sync(begin)
     try:
-        return DockerProcess(running, await pass_gate(running.pid, container, group.paths))
+        gated = await pass_gate(running.pid, container, group.paths, oom_score=call.oom_score)
+        return DockerProcess(running, gated)
     except BaseException:
         await _kill_lost(running, container)
         running.close()

@@ -58,6 +58,10 @@ class Gated:
         for path in procs:
             path.write_text(str(self.pid))
 
+    def rank(self, oom_score: int) -> None:
+        """Add to its rank as a victim of the kernel."""
+        (self._proc / "oom_score_adj").write_text(str(oom_score))
+
     def is_in(self, directories: Sequence[Path]) -> bool:
         """Whether it is listed in every one of the cgroup directories."""
         try:
@@ -77,6 +81,7 @@ async def pass_gate(
     directories: Sequence[Path],
     *,
     seconds: float = GATE_SECONDS,
+    oom_score: int = 0,
 ) -> Gated:
     """Wait for the stopped shell, move it into ``directories`` and let it continue.
 
@@ -92,6 +97,8 @@ async def pass_gate(
             gated = Gated(await _wait_for_pid(find_pid))
             await _wait_until_stopped(gated)
             _move(gated, container, directories)
+            if oom_score:
+                gated.rank(oom_score)
             gated.signal(signal.SIGCONT)
             return gated
         raise ToolNotStarted(f"The exec did not stop at its gate in {seconds} s.", remedy=REMEDY)

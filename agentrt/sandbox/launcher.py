@@ -42,6 +42,7 @@ done
 exec "$@"
 """
 """Arguments: the number of cgroup.procs files, the files, the command."""
+RANK = "echo {} 2>/dev/null > /proc/self/oom_score_adj;\n"
 
 ENTER = 'cd -- "$1" || exit 126; shift; unset OLDPWD; printf s >&9; exec 9>&-; '
 RUN_ARGV = 'exec "$@"'
@@ -53,9 +54,14 @@ def new_word() -> str:
     return f"agentrt-start-{secrets.token_hex(6)}"
 
 
-def joined_argv(procs: Sequence[Path], argv: Sequence[str]) -> list[str]:
-    """``argv`` preceded by the shell that joins the cgroup files ``procs``."""
-    return ["/bin/sh", "-c", JOIN, "agentrt-join", str(len(procs)), *map(str, procs), *argv]
+def joined_argv(procs: Sequence[Path], argv: Sequence[str], oom_score: int = 0) -> list[str]:
+    """``argv`` preceded by the shell that joins the cgroup files ``procs``.
+
+    ``oom_score`` is added to the command's rank as a victim of the kernel; raising it is allowed
+    to everybody.
+    """
+    script = RANK.format(oom_score) + JOIN if oom_score else JOIN
+    return ["/bin/sh", "-c", script, "agentrt-join", str(len(procs)), *map(str, procs), *argv]
 
 
 def inner_argv(

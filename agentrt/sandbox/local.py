@@ -64,6 +64,6 @@ class LocalSandbox(CommonSandbox):
     async def _remove(self) -> None:
         def remove() -> None:
             remove_tree(self._host.directory(self.sandbox_id))
-            self._host.tree.drop_sandbox(self.sandbox_id)
+            self._host.tree.drop_sandbox(self.sandbox_id)  # a program's place goes with the program
 
         await to_thread.run_sync(remove)

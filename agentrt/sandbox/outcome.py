@@ -29,6 +29,11 @@ def raise_for(result: ExecResult) -> NoReturn:
             f"The kernel killed the command for lack of memory{_peak(result)}.",
             remedy="Give it a higher memory limit, or make it use less.",
         )
+    if result.status == "killed":
+        raise SandboxError(
+            result.feedback.text if result.feedback else "The command was killed.",
+            remedy="Declare what it needs with an intent, or make it use less.",
+        )
     if result.status == "cancelled":
         raise SandboxError("The command was cancelled.", remedy="Run it again if you need it.")
     tail = result.stderr[-TAIL:].decode(errors="replace").strip()

@@ -42,7 +42,7 @@ class ProcessSandbox(LocalSandbox):
 
     def _command_line(self, call: Call, procs: tuple[Path, ...]) -> tuple[list[str], bytes | None]:
         inner = inner_argv(call.command, call.cwd, call.word)
-        return die_with_parent(joined_argv(procs, inner)), None
+        return die_with_parent(joined_argv(procs, inner, call.oom_score)), None
 
 
 class ProcessProvider(CommonProvider):

@@ -8,6 +8,7 @@ import anyio
 from anyio import CancelScope, to_thread
 
 from agentrt.errors import AgentRTError, ConfigError, SandboxUnavailable
+from agentrt.resources.governor import Governor
 from agentrt.sandbox.base import ExecResult, Limits, Probe, Sandbox, SandboxProvider, SandboxSpec
 from agentrt.sandbox.host import Host
 from agentrt.sandbox.state import RunState
@@ -33,6 +34,14 @@ class CommonProvider(SandboxProvider):
         self._made: list[Sandbox] = []
         self._opening = anyio.Lock()
         self._closed = False
+        self._governor: Governor | None = None
+
+    async def govern(self, governor: Governor) -> None:
+        """Have ``governor`` govern every tool call from now on; it stays its owner's to close."""
+        async with self._opening:
+            self._governor = governor
+            if self._host is not None:
+                await self._host.govern_by(governor)
 
     @abstractmethod
     async def _make(self, spec: SandboxSpec, host: Host) -> Sandbox:
@@ -89,7 +98,7 @@ class CommonProvider(SandboxProvider):
             if self._host is not None:
                 return self._host
             with CancelScope(shield=True):
-                self._host = host = await Host.open(self._state)
+                self._host = host = await Host.open(self._state, self._governor)
             return host
 
     async def close(self) -> None:

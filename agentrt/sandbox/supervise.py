@@ -36,6 +36,7 @@ class Group(Protocol):
     def kill(self) -> None: ...
     def populated(self) -> bool: ...
     def counters(self) -> Counters: ...
+    def lean(self) -> bool: ...
     def remove(self) -> bool: ...
 
 
@@ -89,24 +90,29 @@ async def supervise(
     *,
     stdin: bytes | None,
     timeout: float | None,
+    allowance: Callable[[], float] = lambda: 0.0,
+    measure: Callable[[], None] = lambda: None,
 ) -> Ended:
     """Run a tool call and return when nothing of it is left.
 
-    The time limit covers the start. However this ends, cancellation and errors of a callback
-    included, the group is killed, waited for and removed first.
+    The time limit covers the start; ``allowance`` returns the seconds that are added to it, as for
+    time that the call stood still. ``measure`` is called before the group is removed. However this
+    ends, cancellation and errors of a callback included, the group is killed, waited for and
+    removed first.
     """
     begun = anyio.current_time()
     deadline = math.inf if timeout is None else begun + timeout
     process: ToolProcess | None = None
     code: int | None = None
+    dead = False
     try:
         with CancelScope(deadline=deadline):
             process = await start()
         if process is not None:
-            code = await _attend(process, group, stdout, stderr, stdin, deadline)
+            code, dead = await _attend(process, group, stdout, stderr, stdin, deadline, allowance)
         duration = anyio.current_time() - begun
         started = process is not None and process.started()
-        counters, clean = await extinguish(group, process)
+        counters, clean = await extinguish(group, process, measure, dead=dead)
         return Ended(code, started, duration, counters, clean)
     except BaseException:
         await extinguish(group, process)
@@ -123,8 +129,11 @@ async def _attend(
     stderr: Capture,
     stdin: bytes | None,
     deadline: float,
-) -> int | None:
+    allowance: Callable[[], float],
+) -> tuple[int | None, bool]:
+    """Return the exit code, if the command ended by itself, and whether all of it is dead."""
     code: int | None = None
+    dead = False
     pumped = anyio.Event()
 
     async def pump() -> None:
@@ -136,19 +145,32 @@ async def _attend(
             tasks.start_soon(pump)
             if stdin is not None:
                 tasks.start_soon(process.feed, stdin)
-            with CancelScope(deadline=deadline):
-                code = await process.wait()
+            code = await _wait(process, deadline, allowance)
             if code is not None:
                 with anyio.move_on_after(DRAIN):
                     await pumped.wait()
-            await _kill(group, process)
+            dead = await _kill(group, process)
             with anyio.move_on_after(LAST_DRAIN):
                 await pumped.wait()
             tasks.cancel_scope.cancel()
     except BaseExceptionGroup as errors:
         # One failure, as of a callback, is that failure; the group around it is our own detail.
         raise _only(errors) from None
-    return code
+    return code, dead
+
+
+async def _wait(
+    process: ToolProcess, deadline: float, allowance: Callable[[], float]
+) -> int | None:
+    """Wait for the end, up to the deadline and what is added to it meanwhile."""
+    allowed = deadline
+    while True:
+        with CancelScope(deadline=allowed):
+            return await process.wait()
+        more = deadline + allowance()
+        if more <= allowed + 0.001:
+            return None
+        allowed = more
 
 
 def _only(errors: BaseException) -> BaseException:
@@ -185,12 +207,25 @@ async def _alive(group: Group, process: ToolProcess | None) -> bool:
     return moment.cancelled_caught
 
 
-async def extinguish(group: Group, process: ToolProcess | None) -> tuple[Counters, bool]:
-    """Kill, read the counters, remove the group; also returns whether all of it is gone."""
+async def extinguish(
+    group: Group,
+    process: ToolProcess | None,
+    measure: Callable[[], None] = lambda: None,
+    *,
+    dead: bool = False,
+) -> tuple[Counters, bool]:
+    """Kill, read the counters, remove the group; also returns whether all of it is gone.
+
+    ``dead``: it has been killed and waited for already.
+    """
     clean, counters = False, Counters()
     with CancelScope(shield=True):
-        dead = await _kill(group, process)
-        counters, clean = await to_thread.run_sync(lambda: (group.counters(), group.remove()))
+        dead = dead or await _kill(group, process)
+        if group.lean():
+            # A switch to another thread and back would take longer than the removal itself.
+            counters, clean = _last_look(group, measure)
+        else:
+            counters, clean = await to_thread.run_sync(_last_look, group, measure)
         for attempt in range(12):
             if clean:
                 break
@@ -199,3 +234,8 @@ async def extinguish(group: Group, process: ToolProcess | None) -> tuple[Counter
             clean = await to_thread.run_sync(group.remove)
         clean = clean and dead
     return counters, clean
+
+
+def _last_look(group: Group, measure: Callable[[], None]) -> tuple[Counters, bool]:
+    measure()
+    return group.counters(), group.remove()

@@ -98,6 +98,10 @@ class TrackedGroup:
         """Nothing is measured."""
         return Counters()
 
+    def lean(self) -> bool:
+        """It holds nothing of its own."""
+        return True
+
     def remove(self) -> bool:
         """There is nothing to remove."""
         return True

@@ -12,7 +12,7 @@ from agentrt.scheduling.config import SchedulerConfig
 from agentrt.scheduling.kv import KVCache
 from agentrt.scheduling.listeners import Listeners
 from agentrt.scheduling.pins import PinBook
-from agentrt.scheduling.plan import Event, FinishReason, TurnFinished, TurnRequest
+from agentrt.scheduling.plan import Event, FinishReason, PinOutcome, TurnFinished, TurnRequest
 from agentrt.scheduling.policy import Policy
 from agentrt.scheduling.queue import WaitingQueue
 from agentrt.scheduling.state import ContextState, Pin, ProgramState, TurnState
@@ -59,12 +59,22 @@ class Book:
         self.blocked_until: float | None = None
         self.transfers = None if host is None else TransferBook(kv, host)
         self.pins = PinBook(
-            kv, int(kv.total * config.pin_share), self.events.append, self.rank_anew
+            kv,
+            int(kv.total * config.pin_share),
+            self.events.append,
+            self._pin_changed,
+            policy.yields,
         )
         self.tell = Listeners(policy.listeners)
 
-    def rank_anew(self, context: ContextState) -> None:
-        """Note that what the order may look at has changed for a context's waiting turns."""
+    def _pin_changed(self, context: ContextState, outcome: PinOutcome | None, now: float) -> None:
+        """A pin began (no outcome) or ended: the order may rank the context's turns anew."""
+        if outcome is None:
+            for listener in self.tell.pinned:
+                listener.pinned(context, now)
+        else:
+            for listener in self.tell.unpinned:
+                listener.unpinned(context, outcome, now)
         for turn in context.waiting:
             self.waiting.touch(turn)
 

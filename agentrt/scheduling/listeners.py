@@ -16,6 +16,7 @@ class Listeners:
         "declared",
         "ended",
         "opened",
+        "pinned",
         "preempted",
         "program_ended",
         "progressed",
@@ -23,6 +24,7 @@ class Listeners:
         "submitted",
         "tick",
         "tool_event",
+        "unpinned",
     )
 
     def __init__(self, listeners: Iterable[Listener]) -> None:
@@ -42,3 +44,5 @@ class Listeners:
         self.ended = overriding("ended")
         self.program_ended = overriding("program_ended")
         self.tool_event = overriding("tool_event")
+        self.pinned = overriding("pinned")
+        self.unpinned = overriding("unpinned")

@@ -16,6 +16,11 @@ SHORTEST_EXTENSION = 1e-3
 """Seconds: time must pass before a pin is asked about again."""
 
 
+def _latest(context: ContextState) -> float:
+    """How readily a pin yields where the policy does not say: the latest program's first."""
+    return context.program.arrival
+
+
 class PinBook:
     """All live pins. A context has at most one; the pages under pins stay below ``max_pages``.
 
@@ -28,12 +33,14 @@ class PinBook:
         kv: KVCache,
         max_pages: int,
         emit: Callable[[PinEnded], None],
-        changed: Callable[[ContextState], None],
+        changed: Callable[[ContextState, PinOutcome | None, float], None],
+        yields: Callable[[ContextState], float] | None = None,
     ) -> None:
         self._kv = kv
         self._max_pages = max_pages
         self._emit = emit
         self._changed = changed
+        self._yields = yields if yields is not None else _latest
         self._pins: dict[ContextState, Pin] = {}
         self._due: list[tuple[float, int, Pin]] = []
         self._victims: list[tuple[float, float, int, Pin]] = []
@@ -55,7 +62,7 @@ class PinBook:
         self.pages += lease.shared
         self._watch(pin)
         self._expose(pin)
-        self._changed(context)
+        self._changed(context, None, now)
         return True
 
     def _watch(self, pin: Pin) -> None:
@@ -67,7 +74,8 @@ class PinBook:
         if len(self._victims) > 2 * len(self._pins) + 64:
             self._victims = [entry for entry in self._victims if entry[3].context.pin is entry[3]]
             heapify(self._victims)
-        heappush(self._victims, (-pin.context.program.arrival, -pin.start, self._pushed, pin))
+        readiness = self._yields(pin.context)
+        heappush(self._victims, (-readiness, -pin.start, self._pushed, pin))
 
     def set_expiry(self, context: ContextState, expiry: float) -> None:
         """Move the end of a context's pin, if it has one."""
@@ -89,7 +97,7 @@ class PinBook:
         context.pin = None
         self.pages -= pin.lease.shared
         self._kv.release(pin.lease, now)
-        self._changed(context)
+        self._changed(context, outcome, now)
         self.outcomes[outcome] += 1
         program = context.program.program_id
         self._emit(PinEnded(program, context.name, pin.start, now, pin.ttl, pin.tokens, outcome))
@@ -139,7 +147,7 @@ class PinBook:
         return context.pin is pin and pin.expiry == expiry and not context.waiting
 
     def victim(self, beneficiary: ContextState) -> ContextState | None:
-        """Choose the pin to break: the latest program's; the beneficiary's own only at the end."""
+        """Choose the pin to break: the readiest to yield; the beneficiary's own only at the end."""
         heap, own = self._victims, None
         while heap and heap[0][3].context.pin is not heap[0][3]:
             heappop(heap)

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 from agentrt.scheduling.graph_declared import Edge, Step
 from agentrt.scheduling.kv import CachedRun
-from agentrt.scheduling.plan import FinishReason, ToolEvent
+from agentrt.scheduling.plan import FinishReason, PinOutcome, ToolEvent
 from agentrt.scheduling.views import ContextView, PoolView, ProgramView, TurnView
 
 __all__ = [
@@ -174,6 +174,12 @@ class Listener:
     def tool_event(self, context: ContextView, event: ToolEvent, now: float) -> None:
         """A tool of a context made progress."""
 
+    def pinned(self, context: ContextView, now: float) -> None:
+        """A context's KV is held by a pin, from the end of its turn on."""
+
+    def unpinned(self, context: ContextView, outcome: PinOutcome, now: float) -> None:
+        """A context's pin ended; ``handed_off`` to its next turn, for one."""
+
 
 PinBreak: TypeAlias = Literal["head", "last_resort"]
 Preempts: TypeAlias = Callable[["TurnView", "TurnView", float], bool]
@@ -197,6 +203,8 @@ class Policy:
             must be asked for anew at each step.
         groups: whose turns take turns, above the order; None: all are of one group.
         tiering: what moves between the pool and a host tier, where there is one.
+        yields: how readily a context's pin is broken: the one with the largest value first, asked
+            when it is pinned. None: the one whose program arrived last.
         listeners: told what happens, in this order.
     """
 
@@ -210,6 +218,7 @@ class Policy:
     reorders: bool = False
     groups: Groups | None = None
     tiering: Tiering = field(default_factory=lambda: KeepOnHost())
+    yields: Callable[[ContextView], float] | None = None
     listeners: tuple[Listener, ...] = ()
 
 
@@ -218,10 +227,6 @@ class Tiering(Protocol):
 
     def offload(self, turn: TurnView, now: float) -> bool:
         """Return whether the KV of a turn that ends is copied to the host."""
-        ...
-
-    def prefetch(self, turn: TurnView, now: float) -> float | None:
-        """Return in how many seconds it should be back in the pool; None: when it is needed."""
         ...
 
     def reload(self, tokens: int) -> bool:
@@ -235,10 +240,6 @@ class KeepOnHost:
     def offload(self, turn: TurnView, now: float) -> bool:
         """Return True."""
         return True
-
-    def prefetch(self, turn: TurnView, now: float) -> float | None:
-        """Return None."""
-        return None
 
     def reload(self, tokens: int) -> bool:
         """Return True."""

@@ -42,6 +42,11 @@ class Pool:
         return len(self._book.waiting)
 
     @property
+    def max_wait(self) -> float:
+        """Seconds after which a waiting turn outranks pins and every younger turn."""
+        return self._book.config.max_wait
+
+    @property
     def programs(self) -> Mapping[str, ProgramView]:
         """Programs by id."""
         return self._book.programs

@@ -15,10 +15,12 @@ from agentrt.errors import ConfigError
 from agentrt.scheduling.continuum import continuum
 from agentrt.scheduling.fairness import by_tenants
 from agentrt.scheduling.fixed_ttl import fixed_ttl
+from agentrt.scheduling.policies.agentrt import agentrt
 from agentrt.scheduling.policies.baselines import fcfs, program_fcfs, return_first
 from agentrt.scheduling.policies.infercept import infercept
 from agentrt.scheduling.policies.justitia import justitia
 from agentrt.scheduling.policies.length_aware import length_aware
+from agentrt.scheduling.policies.oracles import belady, true_ttl
 from agentrt.scheduling.policies.past_future import past_future
 from agentrt.scheduling.policies.plas import plas
 from agentrt.scheduling.policies.saga import saga
@@ -57,6 +59,8 @@ def _fair(argument: str | None, around: Surroundings) -> Policy:
 
 
 BUILTIN: dict[str, PolicyFactory] = {
+    "agentrt": agentrt,
+    "belady": _plain(belady),
     "continuum": _plain(continuum),
     "fair": _fair,
     "fcfs": _plain(fcfs),
@@ -71,6 +75,7 @@ BUILTIN: dict[str, PolicyFactory] = {
     "saga": _plain(saga),
     "slo": _plain(slo),
     "thunder": _plain(thunder),
+    "true-ttl": _plain(true_ttl),
     "uwfq": _plain(uwfq),
     "vtc": _plain(vtc),
 }

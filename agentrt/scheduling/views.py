@@ -180,6 +180,11 @@ class PoolView(Protocol):
         ...
 
     @property
+    def max_wait(self) -> float:
+        """Seconds after which a waiting turn outranks pins and every younger turn."""
+        ...
+
+    @property
     def programs(self) -> Mapping[str, ProgramView]: ...
     def cached(self, turn: TurnView) -> int:
         """Return how many tokens of the turn's prompt are in the pool. Walks the prefix tree."""

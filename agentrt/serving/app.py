@@ -38,6 +38,7 @@ from agentrt.serving.requests import (
     parse_chat,
     parse_completion,
 )
+from agentrt.serving.sandboxes import Sandboxes
 from agentrt.serving.settings import ServeSettings
 from agentrt.serving.turns import Desk, TurnResponse, encode_json
 
@@ -75,6 +76,12 @@ def create_app(
     if server.guides is not None:
         app.add_api_route("/v1/guides/runs", server.guide_runs, methods=["GET"])
         app.add_api_route("/v1/guides/runs/{name}/answers", server.guide_answer, methods=["POST"])
+    if server.sandboxes is not None:
+        place = "/v1/sandboxes"
+        app.add_api_route(place, server.make_sandbox, methods=["POST"])
+        app.add_api_route(place, server.list_sandboxes, methods=["GET"])
+        app.add_api_route(place + "/{name}/exec", server.execute, methods=["POST"])
+        app.add_api_route(place + "/{name}", server.delete_sandbox, methods=["DELETE"])
     for path in ("/health", "/healthz"):
         app.add_api_route(path, server.health, methods=["GET"])
     app.add_api_route("/readyz", server.ready, methods=["GET"])
@@ -122,6 +129,7 @@ class _Server:
             runtime.statistics, registry.statistics, runtime.tenants.statistics, runtime.clock
         )
         self.desk = Desk(settings, registry, metrics, Gate())
+        self.sandboxes = self._sandbox_desk() if settings.sandboxes else None
         self.guides = GuideRuns(settings.guides) if settings.guides is not None else None
 
     def lifespan(self, app: FastAPI) -> AbstractAsyncContextManager[None]:
@@ -138,12 +146,16 @@ class _Server:
             finally:
                 tasks.cancel_scope.cancel()
                 with anyio.CancelScope(shield=True):
+                    if self.sandboxes is not None:
+                        await self.sandboxes.aclose()
                     await self.desk.registry.aclose()
 
     async def _sweep(self) -> None:
         while True:
             await anyio.sleep(self._settings.sweep)
             await self.desk.registry.sweep()
+            if self.sandboxes is not None:
+                await self.sandboxes.sweep()
 
     # --- turns ----------------------------------------------------------------------------------
 
@@ -276,6 +288,47 @@ class _Server:
         if self.guides is None:
             raise InternalError("A route of guide runs was added without a directory.")
         return self.guides
+
+    # --- sandboxes ------------------------------------------------------------------------------
+
+    def _sandbox_desk(self) -> Sandboxes:
+        return Sandboxes(
+            self._runtime.sandbox,
+            self.desk.gate,
+            self._runtime.clock,
+            most=self._settings.max_sandboxes,
+            idle=self._settings.sandbox_idle,
+        )
+
+    def _sandboxes(self) -> Sandboxes:
+        if self.sandboxes is None:
+            raise InternalError("A route of sandboxes was added without any.")
+        return self.sandboxes
+
+    async def make_sandbox(self, request: Request) -> Response:
+        """``POST /v1/sandboxes``."""
+        tenant = self._tenants.tenant(request.headers)
+        return _json(201, await self._sandboxes().create(tenant, await self._body(request)))
+
+    async def list_sandboxes(self, request: Request) -> Response:
+        """``GET /v1/sandboxes``."""
+        return _json(200, self._sandboxes().listing(self._tenants.tenant(request.headers)))
+
+    async def execute(self, request: Request, name: str) -> Response:
+        """``POST /v1/sandboxes/{name}/exec``."""
+        tenant = self._tenants.tenant(request.headers)
+        body = await self._body(request)
+
+        async def left() -> None:
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+
+        return _json(200, await self._sandboxes().execute(tenant, name, body, left))
+
+    async def delete_sandbox(self, request: Request, name: str) -> Response:
+        """``DELETE /v1/sandboxes/{name}``."""
+        tenant = self._tenants.tenant(request.headers)
+        return _json(200, await self._sandboxes().delete(tenant, name))
 
     # --- errors ---------------------------------------------------------------------------------
 

@@ -37,6 +37,13 @@ _MAX_FIELD_NAMES = 100
 """Names that clients choose and that get a label of their own; they could send any number."""
 
 
+def _bounded(name: str, known: set[str], limit: int) -> str:
+    """Return a name as a label: itself while at most ``limit`` are known, else one for the rest."""
+    if len(known) < limit:
+        known.add(name)
+    return name if name in known else "(other)"
+
+
 class Metrics:
     """All metrics of a server.
 
@@ -100,18 +107,13 @@ class Metrics:
     def unknown_fields(self, names: tuple[str, ...]) -> None:
         """Count body fields that the server does not know."""
         for name in names:
-            self._unknown.labels(self._bounded(name, self._field_names)).inc()
+            self._unknown.labels(_bounded(name, self._field_names, _MAX_FIELD_NAMES)).inc()
 
     def hints(self, notes: tuple[Note, ...]) -> None:
         """Count what became of each id and hint that a request held."""
         for note in notes:
-            self._hints.labels(self._bounded(note.label, self._hint_names), note.outcome).inc()
-
-    @staticmethod
-    def _bounded(name: str, known: set[str]) -> str:
-        if len(known) < _MAX_FIELD_NAMES + len(FIELDS):
-            known.add(name)
-        return name if name in known else "(other)"
+            label = _bounded(note.label, self._hint_names, _MAX_FIELD_NAMES + len(FIELDS))
+            self._hints.labels(label, note.outcome).inc()
 
     def first_token(self, seconds: float) -> None:
         """Note the time from the request to the first token."""

@@ -32,6 +32,12 @@ class ServeSettings:
     """How long running turns may go on after the server was told to stop."""
     guides: Path | None = None
     """Directory of guide runs whose gates may be answered over HTTP; None offers no such routes."""
+    sandboxes: bool = False
+    """Offer ``/v1/sandboxes``: tools then run on this server, in the runtime's sandboxes."""
+    max_sandboxes: int = 64
+    """Sandboxes that one tenant may have at the same time."""
+    sandbox_idle: float = 1800.0
+    """A sandbox that was not used for this long is removed."""
     limits: Limits = field(default_factory=Limits)
     """How many contexts are remembered, and when an idle program ends."""
 

@@ -12,15 +12,34 @@ V1_FILES = {
     "memory": {
         "memory.limit_in_bytes": "max",
         "memory.max_usage_in_bytes": "4096",
+        "memory.usage_in_bytes": "2048",
+        "memory.memsw.limit_in_bytes": "max",
+        "memory.failcnt": "7",
         "memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 2",
     },
-    "cpu": {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "-1"},
+    "cpu": {
+        "cpu.cfs_period_us": "100000",
+        "cpu.cfs_quota_us": "-1",
+        "cpu.cfs_burst_us": "0",
+        "cpu.shares": "1024",
+        "cpu.stat": "nr_throttled 1\nthrottled_time 250000000",
+    },
     "pids": {"pids.max": "max", "pids.peak": "3", "pids.events": "max 5"},
     "cpuacct": {"cpuacct.usage": "2500000000"},
 }
 V2_FILES = {
-    "memory": {"memory.max": "max", "memory.peak": "8192", "memory.events": "oom 1\noom_kill 1"},
-    "cpu": {"cpu.max": "max 100000"},
+    "memory": {
+        "memory.max": "max",
+        "memory.high": "max",
+        "memory.low": "0",
+        "memory.current": "4096",
+        "memory.peak": "8192",
+        "memory.events": "high 3\noom 1\noom_kill 1",
+        "memory.oom.group": "0",
+        "memory.reclaim": "",
+    },
+    "cpu": {"cpu.max": "max 100000", "cpu.max.burst": "0", "cpu.weight": "100"},
+    "io": {"io.max": ""},
     "pids": {"pids.max": "max", "pids.peak": "4", "pids.events": "max 6"},
 }
 
@@ -38,6 +57,7 @@ class FakeCgroups(CgroupFiles):
         self.unjoinable: set[Path] = set()
         self.busy: set[Path] = set()
         self.killed: list[int] = []
+        self.slow_to_freeze = False
         self.written: list[tuple[Path, str]] = []
 
     def make(self, directory: Path) -> None:
@@ -64,6 +84,9 @@ class FakeCgroups(CgroupFiles):
         (path / "cgroup.subtree_control").write_text("")
         (path / "cgroup.events").write_text("populated 0\nfrozen 0")
         (path / "cgroup.kill").write_text("")
+        (path / "cgroup.freeze").write_text("0")
+        (path / "cgroup.stat").write_text("nr_descendants 0\nnr_dying_descendants 2")
+        (path / "memory.pressure").write_text("some avg10=0.00 total=1500000\nfull total=500000")
         (path / "cpu.stat").write_text("usage_usec 1500000\nuser_usec 1")
         self.hand_down(path.parent)
 
@@ -86,6 +109,8 @@ class FakeCgroups(CgroupFiles):
         if not path.exists():
             return FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
         path.write_text(value)
+        if path.name == "cgroup.freeze" and not self.slow_to_freeze:
+            (path.parent / "cgroup.events").write_text(f"populated 0\nfrozen {value}")
         return None
 
     def can_join(self, directory: Path) -> OSError | None:

@@ -3,6 +3,7 @@
 Knows files and processes only; it must not know sandboxes, programs or policies.
 """
 
+from agentrt.resources.cgroup.control import Control, block_device
 from agentrt.resources.cgroup.files import CgroupFiles
 from agentrt.resources.cgroup.group import Leaf, ToolGroup
 from agentrt.resources.cgroup.layout import (
@@ -14,6 +15,7 @@ from agentrt.resources.cgroup.layout import (
     read_layout,
 )
 from agentrt.resources.cgroup.limits import Counters, LimitsLike, Setting, flat_counters, settings
+from agentrt.resources.cgroup.names import cgroup_name
 from agentrt.resources.cgroup.tree import PARENT, Branch, CgroupTree, clear_run
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "Branch",
     "CgroupFiles",
     "CgroupTree",
+    "Control",
     "Counters",
     "Hierarchy",
     "Layout",
@@ -30,6 +33,8 @@ __all__ = [
     "LimitsLike",
     "Setting",
     "ToolGroup",
+    "block_device",
+    "cgroup_name",
     "clear_run",
     "flat_counters",
     "parse_layout",

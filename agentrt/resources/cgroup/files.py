@@ -12,6 +12,7 @@ from pathlib import Path
 __all__ = ["CgroupFiles"]
 
 JOIN_TRIAL_SECONDS = 10.0
+PIECE = 1 << 16
 
 
 class CgroupFiles:
@@ -28,12 +29,24 @@ class CgroupFiles:
                 if attempt == 9:
                     raise
 
-    def read(self, path: Path) -> str | None:
+    def read(self, path: Path | str) -> str | None:
         """The file's text, or ``None`` when it is not there or may not be read."""
+        # A tool call reads some twenty of these: text files and their buffers would cost a third.
         try:
-            return path.read_text()
+            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             return None
+        try:
+            # The kernel gives what a file has to say in one piece, unless it is long.
+            text = piece = os.read(handle, PIECE)
+            while len(piece) > PIECE // 2:
+                piece = os.read(handle, PIECE)
+                text += piece
+        except OSError:
+            return None
+        finally:
+            os.close(handle)
+        return text.decode(errors="replace")
 
     def write(self, path: Path, value: str) -> OSError | None:
         """Write into an existing control file; return what the kernel refused, if it did."""
@@ -65,12 +78,25 @@ class CgroupFiles:
 
     def pids(self, directory: Path) -> list[int]:
         """Process ids in a cgroup and everything below it."""
+        if self._has_no_children(directory):
+            return self._own_pids(directory)
         out: list[int] = []
         for inner, _, _ in os.walk(directory, followlinks=False):
-            text = self.read(Path(inner) / "cgroup.procs") or ""
-            # 0 is a process of another pid namespace: it has no number that we could signal.
-            out += [int(word) for word in text.split() if word != "0"]
+            out += self._own_pids(Path(inner))
         return out
+
+    def _own_pids(self, directory: Path) -> list[int]:
+        text = self.read(f"{directory}/cgroup.procs") or ""
+        # 0 is a process of another pid namespace: it has no number that we could signal.
+        return [int(word) for word in text.split() if word != "0"]
+
+    @staticmethod
+    def _has_no_children(directory: Path) -> bool:
+        """Whether it is certain, without looking through it: a child links to its parent."""
+        try:
+            return os.stat(directory).st_nlink == 2
+        except OSError:
+            return False
 
     def kill(self, pids: list[int]) -> None:
         """SIGKILL each process that still exists; those that we may not signal are left."""
@@ -80,6 +106,8 @@ class CgroupFiles:
 
     def remove(self, directory: Path) -> bool:
         """Remove a cgroup and its children, deepest first; return whether it is gone."""
+        if self.remove_one(directory):
+            return True
         for inner, _, _ in os.walk(directory, topdown=False, followlinks=False):
             if not self.remove_one(Path(inner)):
                 return False

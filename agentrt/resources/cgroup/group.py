@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
+from agentrt.resources.cgroup.control import Control, Leaf
 from agentrt.resources.cgroup.files import CgroupFiles
-from agentrt.resources.cgroup.layout import Hierarchy
 from agentrt.resources.cgroup.limits import Counters, LimitsLike, Setting, flat_counters, settings
 
 __all__ = ["Leaf", "ToolGroup"]
 
-
-@dataclass(frozen=True, slots=True)
-class Leaf:
-    """The directory of the group in one hierarchy."""
-
-    hierarchy: Hierarchy
-    path: Path
+WORTH_RECLAIMING = 1 << 20
+"""Bytes below which a dying cgroup is not worth the time to empty it."""
 
 
 class ToolGroup:
@@ -31,6 +25,8 @@ class ToolGroup:
     def __init__(self, leaves: Iterable[Leaf], files: CgroupFiles) -> None:
         self._leaves = tuple(leaves)
         self._files = files
+        self._reclaimed = False
+        self.control = Control(self._leaves, files)
         self.unenforced: tuple[str, ...] = ()
 
     @property
@@ -49,7 +45,7 @@ class ToolGroup:
         for name in ("memory", "cpu", "pids"):
             if getattr(limits, name) is None:
                 continue
-            leaf = self._carrier(name)
+            leaf = self.control.carrier(name)
             if leaf is None:
                 refused[name] = f"no {name} controller that agentrt may use"
             elif said := self._write_all(leaf, name, settings(limits, leaf.hierarchy.version)):
@@ -65,17 +61,6 @@ class ToolGroup:
                 return f"{write.file}: {error.strerror or error}"
         return ""
 
-    def _carrier(self, controller: str) -> Leaf | None:
-        for leaf in self._leaves:
-            if controller in leaf.hierarchy.controllers:
-                return leaf
-        return next((leaf for leaf in self._leaves if self._v2_has(leaf, controller)), None)
-
-    def _v2_has(self, leaf: Leaf, controller: str) -> bool:
-        if leaf.hierarchy.version != 2:
-            return False
-        return controller in (self._files.read(leaf.path / "cgroup.controllers") or "").split()
-
     def counters(self) -> Counters:
         """Read what the group measured so far; call it before ``remove``."""
         return Counters(
@@ -87,7 +72,7 @@ class ToolGroup:
         )
 
     def _text(self, controller: str, on_v2: str, on_v1: str) -> str | None:
-        leaf = self._carrier(controller)
+        leaf = self.control.carrier(controller)
         if leaf is None:
             return None
         return self._files.read(leaf.path / (on_v2 if leaf.hierarchy.version == 2 else on_v1))
@@ -118,7 +103,7 @@ class ToolGroup:
         if not stragglers:
             return
         # Without cgroup.kill a forking tree could outrun the list: no more forks first.
-        carrier = self._carrier("pids")
+        carrier = self.control.carrier("pids")
         if carrier is not None:
             self._files.write(carrier.path / "pids.max", "0")
         self._files.kill(sorted(stragglers))
@@ -133,7 +118,28 @@ class ToolGroup:
             return events.get("populated", 0) != 0
         return bool(self._files.pids(leaf.path))
 
+    def lean(self) -> bool:
+        """Whether it holds so little that removing it asks nothing but its directories' end."""
+        return (self.control.memory() or 0) < WORTH_RECLAIMING
+
     def remove(self) -> bool:
-        """Remove the directories; ``False`` while the kernel still calls one of them busy."""
+        """Remove the directories; ``False`` while the kernel still calls one of them busy.
+
+        What they still hold is reclaimed first: a removed cgroup lives on, dying, until its last
+        page is gone.
+        """
+        if not self._reclaimed:
+            self._reclaimed = True
+            self._reclaim_left()
         gone = [self._files.remove(path) for path in self.paths]
         return all(gone)
+
+    def _reclaim_left(self) -> None:
+        left = self.control.memory() or 0
+        carrier = self.control.carrier("memory")
+        if left < WORTH_RECLAIMING or carrier is None:
+            return
+        if carrier.hierarchy.version == 2:
+            self.control.reclaim(left)
+        else:
+            self._files.write(carrier.path / "memory.force_empty", "1")

@@ -1,4 +1,8 @@
-"""The branch of one run in every hierarchy: ``agentrt/<run>/<sandbox>/tool-<n>``."""
+"""The branch of one run in every hierarchy: ``agentrt/<run>/<place>/tool-<n>``.
+
+A place is a sandbox of its own, or ``<tenant>/<program>``: then the program's framework and all its
+tool calls lie side by side, and inner directories, which hold no process, carry the budgets.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +14,14 @@ from agentrt.resources.cgroup.files import CgroupFiles
 from agentrt.resources.cgroup.group import Leaf, ToolGroup
 from agentrt.resources.cgroup.layout import CONTROLLERS, Hierarchy, Layout
 from agentrt.resources.cgroup.limits import LimitsLike
+from agentrt.resources.cgroup.names import FRAMEWORK
 
 __all__ = ["PARENT", "Branch", "CgroupTree", "clear_run"]
 
 PARENT = "agentrt"
 TRIAL = "trial"
+OPTIONAL = ("io",)
+"""Handed down where there is one; nothing depends on it."""
 
 NO_PERMISSION = (
     "Run as root, or inside a delegated unit: systemd-run --user --pty -p Delegate=yes "
@@ -43,6 +50,7 @@ class CgroupTree:
         self.layout = layout
         self._files = files or CgroupFiles()
         self._refused: dict[Path, str] = {}
+        self._known: set[Path] = set()
         self.branches: tuple[Branch, ...] = ()
 
     def open(self) -> None:
@@ -84,7 +92,7 @@ class CgroupTree:
         """
         for directory in chain:
             offered = (self._files.read(directory / "cgroup.controllers") or "").split()
-            for name in CONTROLLERS:
+            for name in (*CONTROLLERS, *OPTIONAL):
                 if name in offered:
                     self._files.write(directory / "cgroup.subtree_control", f"+{name}")
 
@@ -123,13 +131,50 @@ class CgroupTree:
         return group
 
     def _leaf(self, branch: Branch, sandbox_id: str, name: str) -> Leaf:
-        sandbox = branch.base / PARENT / self.run_id / sandbox_id
-        if not sandbox.exists():
-            self._files.make(sandbox)
-            if branch.hierarchy.version == 2:
-                self._delegate([sandbox])
+        sandbox = self._inner(branch, sandbox_id)
         self._files.make(sandbox / name)
         return Leaf(branch.hierarchy, sandbox / name)
+
+    def _inner(self, branch: Branch, place: str) -> Path:
+        """Make the directories of a place, each handing its controllers down."""
+        inner = branch.base / PARENT / self.run_id
+        if inner / place in self._known:
+            return inner / place
+        for part in Path(place).parts:
+            inner /= part
+            if not inner.exists():
+                self._files.make(inner)
+                if branch.hierarchy.version == 2:
+                    self._delegate([inner])
+        self._known.add(inner)
+        return inner
+
+    def place(self, place: str = "") -> ToolGroup:
+        """The inner directories of a place, for budgets and pressure; no process goes there.
+
+        Raises:
+            OSError: a directory could not be made.
+        """
+        leaves = [Leaf(branch.hierarchy, self._inner(branch, place)) for branch in self.branches]
+        return ToolGroup(leaves, self._files)
+
+    def framework(self, place: str) -> ToolGroup:
+        """Make the cgroup of a program's framework: the agent itself, beside its tool calls.
+
+        Raises:
+            OSError: a directory could not be made.
+        """
+        leaves = [self._leaf(branch, place, FRAMEWORK) for branch in self.branches]
+        return ToolGroup(leaves, self._files)
+
+    def drop_place(self, place: str) -> bool:
+        """Remove a program's directories, and its tenant's once that has no other program."""
+        gone = self.drop_sandbox(place)
+        parents = {base.parent for base in self._places(place)}
+        for parent in parents:
+            if parent.name != self.run_id:
+                self._files.remove_one(parent)
+        return gone
 
     def _remedy(self, limit: str) -> str:
         holder = self.layout.v1(limit) or self.layout.v2
@@ -139,9 +184,15 @@ class CgroupTree:
 
     def drop_sandbox(self, sandbox_id: str) -> bool:
         """Remove a sandbox's empty directories everywhere, those made by a container engine too."""
-        mounts = {h.mount / PARENT / self.run_id for h in self.layout.hierarchies}
-        gone = [self._files.remove(path / sandbox_id) for path in mounts | set(self.run_paths)]
+        places = self._places(sandbox_id)
+        # A tenant may go with its last program: what is known to be there is known no more.
+        self._known.clear()
+        gone = [self._files.remove(path) for path in places]
         return all(gone)
+
+    def _places(self, place: str) -> set[Path]:
+        mounts = {h.mount / PARENT / self.run_id for h in self.layout.hierarchies}
+        return {path / place for path in mounts | set(self.run_paths)}
 
     def close(self) -> bool:
         """Remove the run's directories and the shared parent once nobody uses it."""

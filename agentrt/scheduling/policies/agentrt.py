@@ -1,0 +1,175 @@
+"""Our policy: programs live in the pool or wait outside, the ones with least to do first.
+
+    tenants    by two-level virtual time, where there are weights (``fairness.py``)
+    order      preempted > aged past ``max_wait`` > those whose KV is pinned > the others; in each
+               by program size: ``4 (n + R) + R`` for n turns served and R left
+    R          hinted (``remaining_turns``); else the mean of programs, whatever was served
+    admission  newcomers start when the working sets inside will go on fitting
+               (``working_set.py``)
+    retention  pins last as long as their contexts are likely to be away (``return_times.py``)
+    pins       give way only as a last resort; the lowest-ranked program's goes, not the newest's
+    aged       turns are guests: they borrow pages for one turn, and nobody's place
+               (``residency.py``)
+    host tier  what is cheaper to load than to compute is kept there (``tiers.py``)
+
+Without hints this is least attained service, in turns of average service: a newcomer has more
+chance to be short than a program that has gone on for long. With hints it is near shortest job
+first; the whole size weighs more than the rest, since what counts is a program's slowdown. With a
+short ``max_wait`` those that wait come back often, each time for a prefill; then programs wait in
+the order of arrival, since new ones are cheap to bring back.
+
+Every ingredient can be switched off: ``agentrt=no-size,no-admission``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from agentrt.errors import ConfigError
+from agentrt.scheduling.fairness import by_tenants
+from agentrt.scheduling.policies.program_sizes import ProgramSizes
+from agentrt.scheduling.policies.residency import Residency
+from agentrt.scheduling.policies.return_times import AwayContexts, ReturnTimes
+from agentrt.scheduling.policies.tiers import CheapestPlace
+from agentrt.scheduling.policies.working_set import WorkingSetAdmission
+from agentrt.scheduling.policy import (
+    AdmitAll,
+    ContextView,
+    KeepOnHost,
+    Listener,
+    Policy,
+    ProgramView,
+    TurnView,
+)
+from agentrt.scheduling.surroundings import Surroundings
+
+__all__ = ["INGREDIENTS", "SizeOrder", "agentrt"]
+
+INGREDIENTS = (
+    "size",
+    "hints",
+    "admission",
+    "guests",
+    "victims",
+    "return-times",
+    "tool-events",
+    "tiers",
+    "tenants",
+)
+"""What ``no-NAME`` switches off."""
+
+WHOLE, REST = 4.0, 1.0
+"""Weights of a program's whole size and of what is left of it."""
+SHORT_WAIT = 240.0
+"""Seconds: with a waiting bound below it programs are ordered by arrival."""
+PLAIN_TTL = 30.0
+
+
+class SizeOrder(Listener):
+    """Ranks programs by what they have had and have left, in turns; also whose pin goes first.
+
+    ``inside_first`` ranks turns whose KV is pinned before the others.
+    """
+
+    def __init__(
+        self,
+        sizes: ProgramSizes,
+        residency: Residency,
+        *,
+        by_size: bool,
+        heed_hints: bool,
+        inside_first: bool,
+    ) -> None:
+        self._inside_first = inside_first
+        self._sizes = sizes
+        self._residency = residency
+        self._by_size = by_size
+        self._heed_hints = heed_hints
+        self._hinted: dict[str, int] = {}
+
+    def __call__(self, turn: TurnView) -> tuple[Any, ...]:
+        """Order preempted turns first, then pinned ones, then by size; arrival breaks ties."""
+        inside = not self._inside_first or turn.pinned
+        key = self.size(turn) if self._sizes_count() else 0.0
+        return (turn.preemptions == 0, not inside, key, turn.program_arrival, turn.submitted)
+
+    def _sizes_count(self) -> bool:
+        pool = self._residency.pool
+        return self._by_size and (pool is None or pool.max_wait >= SHORT_WAIT)
+
+    def size(self, turn: TurnView) -> float:
+        """Return the index of a turn's program: the smaller goes first."""
+        hinted = turn.hints.remaining_turns if self._heed_hints else None
+        if hinted is not None:
+            self._hinted[turn.program_id] = turn.program_turns + max(0, hinted) + 1
+        return self._index(turn.program)
+
+    def _index(self, program: ProgramView) -> float:
+        total = self._hinted.get(program.program_id)
+        if total is not None:
+            left = float(max(0, total - program.turns_served))
+            return WHOLE * (program.turns_served + left) + REST * left
+        left = self._sizes.mean_turns
+        return WHOLE * (program.service / self._sizes.turn_seconds + left) + REST * left
+
+    def yields(self, context: ContextView) -> float:
+        """Return how readily a program's pin is broken: the last in order first."""
+        program = context.program
+        if self._sizes_count():
+            return self._index(program)
+        return program.arrival
+
+    def program_ended(self, program: ProgramView, now: float) -> None:
+        """Drop what was hinted of a program."""
+        self._hinted.pop(program.program_id, None)
+
+
+def _switches(argument: str | None) -> set[str]:
+    """Return what ``no-a,no-b`` switches off.
+
+    Raises:
+        ConfigError: it names no ingredient.
+    """
+    words = [word.strip() for word in (argument or "").split(",") if word.strip()]
+    off = {word.removeprefix("no-") for word in words}
+    if any(not word.startswith("no-") for word in words) or not off <= set(INGREDIENTS):
+        raise ConfigError(
+            f"agentrt has no ingredient as in {argument!r}.",
+            remedy="Switch off any of: " + ",".join(f"no-{name}" for name in INGREDIENTS) + ".",
+        )
+    return off
+
+
+def agentrt(argument: str | None, around: Surroundings) -> Policy:
+    """Return the policy for ``agentrt`` or ``agentrt=no-INGREDIENT,…``.
+
+    Raises:
+        ConfigError: the argument names no ingredient.
+    """
+    off = _switches(argument)
+    tiered = around.reload_seconds is not None
+    sizes, residency = ProgramSizes(), Residency(guests="guests" not in off)
+    away = AwayContexts(heed_tools="tool-events" not in off)
+    # With a host tier programs need no place of their own: what they lose is cheap to bring back.
+    order = SizeOrder(
+        sizes,
+        residency,
+        by_size="size" not in off,
+        heed_hints="hints" not in off,
+        inside_first=not tiered,
+    )
+    bounded = "admission" not in off and not tiered
+    fixed = PLAIN_TTL if "return-times" in off else None
+    policy = Policy(
+        "agentrt" if argument is None else f"agentrt={argument}",
+        order,
+        ReturnTimes(away, residency, around, fixed=fixed),
+        admission=WorkingSetAdmission(sizes, residency) if bounded else AdmitAll(),
+        tiering=KeepOnHost() if "tiers" in off else CheapestPlace(around),
+        yields=None if "victims" in off else order.yields,
+        listeners=(sizes, residency, away, order),
+    )
+    if around.tenants and "tenants" not in off:
+        return replace(by_tenants(policy, around.tenants), name=policy.name)
+    return policy

@@ -1,0 +1,147 @@
+"""Who is in the pool: the working sets that admission bounds, and guests.
+
+A context is inside while a turn of it runs or its pin holds. A turn that was outside and starts
+only because it has aged past the waiting bound is a guest: it borrows pages, and while others wait
+its context is not pinned afterwards. So the bound costs one turn's prefill each time, and not
+somebody's place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from agentrt.scheduling.plan import FinishReason, PinOutcome
+from agentrt.scheduling.policy import ContextView, Listener, PoolView, ProgramView, TurnView
+
+__all__ = ["Residency", "WorkingSets"]
+
+TURNS_A_BUCKET = 8
+
+
+@dataclass(slots=True)
+class _Bucket:
+    """Contexts inside whose programs have served about as many turns."""
+
+    count: int = 0
+    tokens: float = 0.0
+    squares: float = 0.0
+
+    def add(self, tokens: int, sign: int) -> None:
+        self.count += sign
+        self.tokens += sign * tokens
+        self.squares += sign * float(tokens) * tokens
+
+
+class WorkingSets:
+    """Sizes of the contexts inside, summed by the turns that their programs have served."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, tuple[int, int]] = {}
+        self._buckets: dict[int, _Bucket] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, owner: str) -> bool:
+        return owner in self._entries
+
+    def put(self, owner: str, tokens: int, served: int) -> None:
+        """Note that a context holds ``tokens``; its program has served so many turns."""
+        self.drop(owner)
+        bucket = served // TURNS_A_BUCKET
+        self._entries[owner] = (tokens, bucket)
+        self._buckets.setdefault(bucket, _Bucket()).add(tokens, 1)
+
+    def drop(self, owner: str) -> None:
+        """Note that a context holds nothing any more."""
+        entry = self._entries.pop(owner, None)
+        if entry is None:
+            return
+        tokens, bucket = entry
+        self._buckets[bucket].add(tokens, -1)
+        if self._buckets[bucket].count == 0:
+            del self._buckets[bucket]
+
+    def size(self, owner: str) -> tuple[int, int] | None:
+        """Return tokens and middle of the served turns' range of one context."""
+        entry = self._entries.get(owner)
+        return None if entry is None else (entry[0], _middle(entry[1]))
+
+    def groups(self) -> Iterator[tuple[int, int, float, float]]:
+        """Yield turns served (about), contexts, their tokens and the squares of these."""
+        for bucket, held in self._buckets.items():
+            yield _middle(bucket), held.count, held.tokens, held.squares
+
+
+def _middle(bucket: int) -> int:
+    return bucket * TURNS_A_BUCKET + TURNS_A_BUCKET // 2
+
+
+class Residency(Listener):
+    """Keeps track of what is inside, and of guests; without ``guests`` there are none."""
+
+    def __init__(self, *, guests: bool = True) -> None:
+        self.sets = WorkingSets()
+        self._takes_guests = guests
+        self._guests: set[TurnView] = set()
+        self._returning: str | None = None
+        self._pool: PoolView | None = None
+
+    def is_guest(self, turn: TurnView) -> bool:
+        """Whether a turn that runs, or ends just now, started only because of its age."""
+        return turn in self._guests
+
+    @property
+    def pool(self) -> PoolView | None:
+        """The pool, once a scheduler was made with the policy."""
+        return self._pool
+
+    def opened(self, pool: PoolView) -> None:
+        """Keep the pool."""
+        self._pool = pool
+
+    def others_wait(self) -> bool:
+        """Whether turns wait for pages."""
+        return self._pool is not None and self._pool.waiting > 0
+
+    def started(self, turn: TurnView, now: float) -> None:
+        """Note what the turn may come to hold."""
+        owner = turn.state.owner
+        inside, self._returning = self._returning == owner, None
+        if self._takes_guests and not inside and self._aged(turn, now):
+            self._guests.add(turn)
+        self.sets.put(owner, turn.prompt_tokens + turn.max_output, turn.program.turns_served)
+
+    def _aged(self, turn: TurnView, now: float) -> bool:
+        return self._pool is not None and now >= turn.submitted + self._pool.max_wait
+
+    def preempted(self, turn: TurnView, now: float) -> None:
+        """Forget what the turn held."""
+        self._guests.discard(turn)
+        self.sets.drop(turn.state.owner)
+
+    def ended(self, turn: TurnView, reason: FinishReason, now: float) -> None:
+        """Note that the context holds nothing, unless it is pinned next."""
+        self.sets.drop(turn.state.owner)
+        if reason not in ("stop", "length"):
+            self._guests.discard(turn)
+
+    def leave(self, turn: TurnView) -> None:
+        """Say that what becomes of a turn's KV has been decided."""
+        self._guests.discard(turn)
+
+    def pinned(self, context: ContextView, now: float) -> None:
+        """Note what the context holds while it is away."""
+        self.sets.put(context.owner, context.length, context.program.turns_served)
+
+    def unpinned(self, context: ContextView, outcome: PinOutcome, now: float) -> None:
+        """Note that it holds nothing now; a pin is handed off just before its next turn starts."""
+        self.sets.drop(context.owner)
+        self._returning = context.owner if outcome == "handed_off" else None
+
+    def program_ended(self, program: ProgramView, now: float) -> None:
+        """Forget a program."""
+        self._guests = {turn for turn in self._guests if turn.program is not program}
+        for context in program.contexts.values():
+            self.sets.drop(context.owner)

@@ -1,0 +1,73 @@
+"""Admission by the future of working sets: a program comes in if those inside will go on fitting.
+
+Past-Future (ASPLOS'25) looks at the running turns' memory over future points in time; here the same
+is asked of programs, over future turns. With contexts ``i`` inside that hold ``c_i`` tokens after
+``n_i`` turns, ``g`` tokens of growth a turn, and ``S_i(k)`` the chance that a program goes on for
+more than ``k`` turns (``program_sizes.py``), demand after ``k`` more turns has::
+
+    mean(k) = sum_i S_i(k) (c_i + k g)        variance(k) = sum_i S_i(k) (1 - S_i(k)) (c_i + k g)^2
+
+and a newcomer waits while ``mean(k) + z * sqrt(variance(k))`` exceeds the pool for some ``k``. Time
+runs in turns: programs are taken to make them equally fast.
+"""
+
+from __future__ import annotations
+
+import math
+
+from agentrt.scheduling.policies.program_sizes import ProgramSizes
+from agentrt.scheduling.policies.residency import Residency
+from agentrt.scheduling.policy import AdmitAll, PoolView, TurnView, Verdict
+
+__all__ = ["WorkingSetAdmission"]
+
+HORIZON = (0, 1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96)
+"""Future points, in turns from now."""
+
+
+class WorkingSetAdmission(AdmitAll):
+    """Holds back turns that are not inside. ``z`` is in standard deviations."""
+
+    def __init__(self, sizes: ProgramSizes, residency: Residency, z: float = 0.5) -> None:
+        self._sizes = sizes
+        self._residency = residency
+        self._z = z
+        self._chances: dict[int, tuple[float, ...]] = {}
+        self._version = -1
+
+    def verdict(self, turn: TurnView, pool: PoolView, now: float) -> Verdict:
+        """Return ``wait`` for a newcomer that would crowd the pool."""
+        if turn.pinned or not self._residency.sets:
+            return "start"
+        tokens = turn.prompt_tokens + turn.max_output
+        return "start" if self.peak(tokens, turn.program_turns) <= pool.capacity else "wait"
+
+    def peak(self, tokens: int, served: int) -> float:
+        """Return the largest demand over the horizon, in tokens, with a newcomer of that size."""
+        held = [
+            (self._chance(about), count, sum_, squares)
+            for about, count, sum_, squares in self._residency.sets.groups()
+        ]
+        held.append((self._chance(served), 1, float(tokens), float(tokens) ** 2))
+        growth, most = self._sizes.growth, 0.0
+        for point, ahead in enumerate(HORIZON):
+            grown = ahead * growth
+            mean = variance = 0.0
+            for chances, count, sum_, squares in held:
+                chance = chances[point]
+                mean += chance * (sum_ + count * grown)
+                spread = squares + 2 * grown * sum_ + count * grown * grown
+                variance += chance * (1 - chance) * spread
+            most = max(most, mean + self._z * math.sqrt(variance))
+        return most
+
+    def _chance(self, served: int) -> tuple[float, ...]:
+        """Return the chances to go on past each point of the horizon."""
+        if self._version != self._sizes.version:
+            self._version = self._sizes.version
+            self._chances.clear()
+        found = self._chances.get(served)
+        if found is None:
+            found = tuple(self._sizes.survival(served, ahead) for ahead in HORIZON)
+            self._chances[served] = found
+        return found
