@@ -43,9 +43,6 @@ class WorkingSets:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def __contains__(self, owner: str) -> bool:
-        return owner in self._entries
-
     def put(self, owner: str, tokens: int, served: int) -> None:
         """Note that a context holds ``tokens``; its program has served so many turns."""
         self.drop(owner)
@@ -62,11 +59,6 @@ class WorkingSets:
         self._buckets[bucket].add(tokens, -1)
         if self._buckets[bucket].count == 0:
             del self._buckets[bucket]
-
-    def size(self, owner: str) -> tuple[int, int] | None:
-        """Return tokens and middle of the served turns' range of one context."""
-        entry = self._entries.get(owner)
-        return None if entry is None else (entry[0], _middle(entry[1]))
 
     def groups(self) -> Iterator[tuple[int, int, float, float]]:
         """Yield turns served (about), contexts, their tokens and the squares of these."""
