@@ -14,8 +14,8 @@
 
 Without hints this is least attained service, in turns of average service: a newcomer has more
 chance to be short than a program that has gone on for long. With hints the shortest goes first, by
-its whole size and not by what is left of it, since what counts is a program's slowdown.
-Where more wait than can be called in within ``max_wait`` at a fair price, programs wait in the order of
+its whole size and not by what is left of it, since what counts is a program's slowdown. Where more
+wait than can be called in within ``max_wait`` at a fair price, programs wait in the order of
 arrival instead, since new ones are cheap to bring back (``crowd.py``).
 
 Every ingredient can be switched off: ``agentrt=no-size,no-admission``.
