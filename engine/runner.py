@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from agentrt.engine.attention.base import Attention, BatchLayout, SliceLayout
 from agentrt.engine.backend import EngineSample, TurnBackend
 from agentrt.engine.choices import ChoiceTrie, check_encoded
-from agentrt.engine.model.decoder import Decoder
+from agentrt.engine.model.base import Model
 from agentrt.engine.params import SamplingParams
 from agentrt.engine.sampling import Draw, TurnSampling, draw_tokens
 from agentrt.errors import InternalError, InvalidRequest
@@ -76,7 +76,7 @@ class TorchBackend(TurnBackend):
     """
 
     def __init__(
-        self, model: Decoder, attention: Attention, *, draw_seed: Callable[[], int] = _draw_seed
+        self, model: Model, attention: Attention, *, draw_seed: Callable[[], int] = _draw_seed
     ) -> None:
         self._model = model
         self._attention = attention

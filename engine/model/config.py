@@ -14,7 +14,7 @@ from typing import Any
 from agentrt.engine.model.rope import RopeConfig
 from agentrt.errors import ModelError
 
-__all__ = ["ARCHITECTURES", "ModelConfig"]
+__all__ = ["ARCHITECTURES", "ModelConfig", "ModelShape"]
 
 _DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -41,31 +41,46 @@ ARCHITECTURES: Mapping[str, _Family] = {
 
 
 @dataclass(frozen=True, slots=True)
-class ModelConfig:
-    """Shape of a dense decoder. Sizes are counts; ``windows`` has one entry a layer.
+class ModelShape:
+    """What pages, scheduling and sampling need to know of any decoder. Sizes are counts.
 
-    A layer with window ``w`` lets a token at position ``p`` see positions ``p - w + 1 .. p``; None
-    means all earlier ones.
+    ``windows`` has one entry a layer: with window ``w`` a token at position ``p`` sees positions
+    ``p - w + 1 .. p``; None means all earlier ones. ``dtype`` is the checkpoint's.
     """
 
     arch: str
     vocab_size: int
-    hidden_size: int
-    intermediate_size: int
     num_layers: int
     num_heads: int
     num_kv_heads: int
     head_dim: int
-    norm_eps: float
     max_positions: int
+    windows: tuple[int | None, ...]
+    dtype: str
+
+    def kv_bytes_per_token(self, dtype: str | None = None) -> int:
+        """Return the bytes of keys and values that one token occupies over all layers.
+
+        Args:
+            dtype: ``float32``, ``bfloat16`` or ``float16``; None is the checkpoint's own.
+        """
+        size = _DTYPE_BYTES[dtype or self.dtype]
+        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * size
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig(ModelShape):
+    """Shape of a dense decoder that we compute ourselves."""
+
+    hidden_size: int
+    intermediate_size: int
+    norm_eps: float
     rope: RopeConfig
     tied_embeddings: bool
     qk_norm: bool
     qkv_bias: bool
     out_bias: bool
     mlp_bias: bool
-    windows: tuple[int | None, ...]
-    dtype: str
 
     @classmethod
     def from_directory(cls, path: Path | str) -> ModelConfig:
@@ -137,15 +152,6 @@ class ModelConfig:
         norms = 2 * h + self.qk_norm * 2 * self.head_dim
         embeddings = self.vocab_size * h * (1 if self.tied_embeddings else 2)
         return self.num_layers * (attention + mlp + norms) + h + embeddings
-
-    def kv_bytes_per_token(self, dtype: str | None = None) -> int:
-        """Return the bytes of keys and values that one token occupies over all layers.
-
-        Args:
-            dtype: ``float32``, ``bfloat16`` or ``float16``; None is the checkpoint's own.
-        """
-        size = _DTYPE_BYTES[dtype or self.dtype]
-        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * size
 
 
 def read_json(file: Path) -> dict[str, Any]:
