@@ -12,6 +12,7 @@ __all__ = [
     "Cancelled",
     "CapacityError",
     "ConfigError",
+    "EngineFault",
     "GuideError",
     "InternalError",
     "InvalidRequest",
@@ -101,6 +102,10 @@ class Cancelled(RequestError):
 
 class BackendUnavailable(AgentRTError, RuntimeError):
     """Something that agentrt drives (engine thread, Docker, a device) does not answer."""
+
+
+class EngineFault(BackendUnavailable):
+    """The engine failed while it computed a turn; the message says of what. Others go on."""
 
 
 class SandboxUnavailable(BackendUnavailable):

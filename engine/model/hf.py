@@ -18,7 +18,14 @@ import torch.nn.functional as F
 
 from agentrt.engine.attention.base import AttentionStep
 from agentrt.engine.model.config import ModelShape, read_json
-from agentrt.engine.model.hf_probe import STEP, AttentionCall, Probe, probe, skeleton
+from agentrt.engine.model.hf_probe import (
+    STEP,
+    AttentionCall,
+    Probe,
+    import_transformers,
+    probe,
+    skeleton,
+)
 from agentrt.errors import ModelError
 
 __all__ = ["HfDecoder", "HfShape", "HfSource"]
@@ -67,9 +74,7 @@ class _Step:
         self._step = step
         self._layers = layers
 
-    def attend(
-        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
-    ) -> torch.Tensor:
+    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """Attend ``q, k, v [1, heads, T, dim]``; returns ``[1, T, query heads, value dim]``."""
         call = self._layers[layer]
         if call.factor != 1.0:
@@ -104,7 +109,7 @@ class HfDecoder:
         self.config = config
         self._model = model
         self._layers = tuple(_LayerCall.of(call, config.head_dim) for call in found.calls)
-        weight = next(iter(model.parameters()))
+        weight: torch.Tensor = next(iter(model.parameters()))
         self._dtype, self._device = weight.dtype, weight.device
 
     @property
@@ -135,22 +140,6 @@ class HfDecoder:
         )
         logits: torch.Tensor = output.logits
         return logits[0].float()
-
-
-def import_transformers() -> Any:
-    """Return the transformers package.
-
-    Raises:
-        ModelError: it is not installed.
-    """
-    try:
-        import transformers
-    except ImportError as error:
-        raise ModelError(
-            f"This architecture is computed by transformers, which cannot be imported: {error}.",
-            remedy="Install it: pip install 'agentrt[hf]'.",
-        ) from error
-    return transformers
 
 
 class HfSource:

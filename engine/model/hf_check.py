@@ -62,9 +62,7 @@ def _sequences(vocab_size: int) -> list[torch.Tensor]:
     return [torch.randint(0, vocab_size, (length,), generator=generator) for length in _LENGTHS]
 
 
-def _run(
-    model: Model, *steps: Sequence[tuple[torch.Tensor, int, int]]
-) -> list[torch.Tensor]:
+def _run(model: Model, *steps: Sequence[tuple[torch.Tensor, int, int]]) -> list[torch.Tensor]:
     """Run steps of ``(sequence, start, count)``; return each slice's last logits of the last."""
     attention = TorchPagedAttention(model.config, 4, _PAGE, model.dtype, model.device)
     logits = torch.empty(0)

@@ -7,6 +7,7 @@ layer must attend exactly once, causally, over all earlier tokens or over a slid
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 
 from agentrt.errors import ModelError
 
-__all__ = ["AttentionCall", "Probe", "probe"]
+__all__ = ["STEP", "AttentionCall", "Probe", "import_transformers", "probe", "skeleton"]
 
 STEP = "agentrt_step"
 """The keyword by which a step reaches the attention function, through all of a model's modules."""
@@ -169,6 +170,22 @@ def _experts(module: torch.nn.Module, states: torch.Tensor, *_: Any, **__: Any) 
     return torch.empty_like(states)
 
 
+def import_transformers() -> Any:
+    """Return the transformers package.
+
+    Raises:
+        ModelError: it is not installed.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise ModelError(
+            f"This architecture is computed by transformers, which cannot be imported: {error}.",
+            remedy="Install it: pip install 'agentrt[hf]'.",
+        ) from error
+    return transformers
+
+
 def _register() -> None:
     from transformers.masking_utils import AttentionMaskInterface
     from transformers.modeling_utils import AttentionInterface
@@ -191,16 +208,12 @@ def _experts_registry() -> Any:
 
 def skeleton(config: Any, attention: str, experts: str | None = None) -> Any:
     """Return the model of a transformers config, in eval mode and without memory for weights."""
-    import copy
-
-    from transformers import AutoModelForCausalLM
-
     own = copy.deepcopy(config)
     for part in (own, own.get_text_config()):
         if experts is not None:
             part._experts_implementation = experts
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(
+        model = import_transformers().AutoModelForCausalLM.from_config(
             own, attn_implementation=attention, trust_remote_code=False
         )
     return model.eval()
@@ -219,11 +232,11 @@ def probe(config: Any, file: object) -> Probe:
         calls = _ordered(recorder.calls, config.get_text_config().num_hidden_layers)
         if logits.dim() != 3 or logits.shape[1] != _ROWS:
             raise _Refusal("cannot return the logits of chosen tokens only")
-    except _Refusal as reason:
-        raise _unsupported(config, file, str(reason)) from None
+    except _Refusal as refusal:
+        raise _unsupported(config, file, str(refusal)) from None
     except Exception as error:  # whatever a model's own code raises
-        reason = f"cannot be run to see how it attends ({type(error).__name__}: {error})"
-        raise _unsupported(config, file, reason) from error
+        why = f"cannot be run to see how it attends ({type(error).__name__}: {error})"
+        raise _unsupported(config, file, why) from error
     return Probe(calls, logits.shape[2])
 
 

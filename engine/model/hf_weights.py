@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from agentrt.engine.model.hf import HfDecoder, HfSource, import_transformers
+from agentrt.engine.model.hf import HfDecoder, HfSource
+from agentrt.engine.model.hf_probe import import_transformers
 from agentrt.engine.model.weights import Checkpoint, Progress, Shape
 from agentrt.errors import ModelError
 
@@ -24,7 +25,7 @@ __all__ = ["check_weights", "load_weights", "weight_bytes"]
 
 _logger = logging.getLogger(__name__)
 _Rename = Callable[[str], tuple[str, Any]]
-"""Gives the model's name of a checkpoint's tensor, and transformers' converter where there is one."""
+"""Gives the model's name of a checkpoint's tensor, and transformers' converter if there is one."""
 _KEEPS_COUNT = frozenset({"MergeModulelist", "Concatenate", "Transpose", "PermuteForRope"})
 """Conversions after which a tensor has as many numbers as its pieces had together."""
 
