@@ -14,10 +14,13 @@ import torch
 
 from agentrt.engine.model.base import Model
 from agentrt.engine.model.config import ARCHITECTURES, ModelConfig, ModelShape, read_json
+from agentrt.engine.model.hf import HfSource
+from agentrt.engine.model.hf_check import check_computation
+from agentrt.engine.model.hf_weights import check_weights, load_weights
 from agentrt.engine.model.weights import Checkpoint, Progress, build, computed_dtype
 from agentrt.errors import ConfigError, ModelError
 
-__all__ = ["Implementation", "ModelSource", "open_source"]
+__all__ = ["Implementation", "ModelSource", "check_config", "open_source"]
 
 _logger = logging.getLogger(__name__)
 
@@ -73,11 +76,8 @@ class _Native:
 class _Transformers:
     """A model that transformers computes."""
 
-    def __init__(self, directory: Path, dtype: torch.dtype | None) -> None:
-        from agentrt.engine.model.hf import HfSource
-        from agentrt.engine.model.hf_weights import check_weights
-
-        self._source = HfSource(directory)
+    def __init__(self, directory: Path, source: HfSource, dtype: torch.dtype | None) -> None:
+        self._source = source
         self.shape: ModelShape = self._source.shape
         self.dtype = computed_dtype(directory, self.shape.dtype, dtype)
         check_weights(self._source, Checkpoint(directory))
@@ -87,9 +87,6 @@ class _Transformers:
         return self._source.shape.parameters * self.dtype.itemsize
 
     def load(self, device: str, progress: Progress | None = None) -> Model:
-        from agentrt.engine.model.hf_check import check_computation
-        from agentrt.engine.model.hf_weights import load_weights
-
         model = load_weights(self._source, self.dtype, device, progress)
         check_computation(model, self._source.directory)
         return model
@@ -113,30 +110,41 @@ def open_source(
         ConfigError: there is no such implementation.
     """
     path = Path(directory)
+    config = check_config(path, implementation)
+    if isinstance(config, ModelConfig):
+        return _Native(path, config, dtype)
+    return _Transformers(path, config, dtype)
+
+
+def check_config(path: Path, implementation: Implementation = "auto") -> ModelConfig | HfSource:
+    """Read ``config.json`` and say who computes the model; weights need not be there yet.
+
+    Raises:
+        ModelError, ConfigError: as :func:`open_source`.
+    """
     if implementation not in get_args(Implementation):
         raise ConfigError(
             f"There is no model implementation {implementation!r}.",
             remedy=f"Use one of {', '.join(get_args(Implementation))}.",
         )
     if implementation == "transformers":
-        return _Transformers(path, dtype)
+        return HfSource(path)
     kind = read_json(path / "config.json").get("model_type")
-    if implementation == "native" or kind in ARCHITECTURES:
-        try:
-            config = ModelConfig.from_directory(path)
-        except ModelError as error:
-            if implementation == "native":
-                raise
-            return _instead(path, dtype, error)
-        return _Native(path, config, dtype)
-    _logger.info("%s: architecture %r is computed by transformers", path, kind)
-    return _Transformers(path, dtype)
+    if implementation == "auto" and kind not in ARCHITECTURES:
+        _logger.info("%s: architecture %r is computed by transformers", path, kind)
+        return HfSource(path)
+    try:
+        return ModelConfig.from_directory(path)
+    except ModelError as error:
+        if implementation == "native":
+            raise
+        return _instead(path, error)
 
 
-def _instead(path: Path, dtype: torch.dtype | None, error: ModelError) -> ModelSource:
+def _instead(path: Path, error: ModelError) -> HfSource:
     """Have transformers compute a variant of a known architecture that our decoder refused."""
     try:
-        source = _Transformers(path, dtype)
+        source = HfSource(path)
     except ModelError as other:
         # The first refusal is about the file itself, and says more.
         raise error from other
