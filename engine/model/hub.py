@@ -129,6 +129,7 @@ class _Hub:
 def _import_hub() -> Any:
     try:
         import huggingface_hub
+        import huggingface_hub.constants  # not an attribute until it is imported
     except ImportError as error:
         raise ModelError(
             f"Models are fetched by huggingface_hub, which cannot be imported: {error}.",
