@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +13,7 @@ from agentrt.errors import InternalError
 from agentrt.scheduling import Scheduler, make_policy
 from agentrt.scheduling.plan import TurnRequest
 from agentrt.scheduling.tokens import TokenList
-from tests.scheduling.driver import POLICIES, Driver
+from tests.scheduling.driver import POLICIES, Driver, ProgramScript, TurnScript
 from tests.scheduling.memory import LateLink, Memory
 from tests.scheduling.test_scheduler_properties import configs, hosts, lags, program_scripts
 
@@ -23,10 +25,13 @@ class RestartingDriver(Driver):
         super().__init__(*arguments, **options)
         self.restarts = restarts
         self.plans = 0
+        self.lost_loads = 0
 
     def _plan(self):
         self.plans += 1
         if self.plans in self.restarts:
+            running = self.scheduler._book.running
+            self.lost_loads += sum(turn.loading is not None for turn in running)
             self.scheduler.restart(self.backend.now)
             self.memory = Memory(self.kv.page_size)  # whoever reads what was lost is caught by it
             self.link = LateLink((0,))
@@ -65,6 +70,23 @@ def test_every_turn_ends_once_and_nothing_leaks(
     driver.scheduler.check_integrity()
     assert driver.kv.available() == pool
     assert driver.host is None or driver.host.available() == host
+
+
+@pytest.mark.parametrize("cancel_after", [None, 1])
+def test_turns_that_wait_for_a_copy_from_the_host_are_computed_instead(cancel_after):
+    """Five programs in a pool for two, so that the host brings back what was evicted."""
+    turns = [TurnScript(14, 8, 3.0, "bash") for _ in range(3)]
+    turns[2] = replace(turns[2], cancel_after=cancel_after)
+    programs = [ProgramScript(0.5 * i, turns) for i in range(5)]
+    lost = 0
+    for number in range(1, 130, 3):
+        driver = RestartingDriver(
+            "agentrt", programs, pool=24, host=80, lags=(4,), restarts={number}
+        )
+        log = driver.run()
+        lost += driver.lost_loads
+        assert len(log.stats) == 15
+    assert lost > 0
 
 
 def test_not_while_a_step_is_under_way():
