@@ -21,7 +21,7 @@ from agentrt.engine.model.hf_probe import import_transformers
 from agentrt.engine.model.weights import Checkpoint, Progress, Shape
 from agentrt.errors import ModelError
 
-__all__ = ["check_weights", "load_weights", "weight_bytes"]
+__all__ = ["check_weights", "load_weights"]
 
 _logger = logging.getLogger(__name__)
 _Rename = Callable[[str], tuple[str, Any]]
@@ -161,11 +161,6 @@ def _matches(name: str, patterns: object) -> bool:
     return any(re.search(pattern, name) for pattern in patterns)
 
 
-def weight_bytes(source: HfSource, dtype: torch.dtype) -> int:
-    """Return the bytes that the weights take once they are loaded."""
-    return source.shape.parameters * dtype.itemsize
-
-
 def load_weights(
     source: HfSource, dtype: torch.dtype, device: str, progress: Progress | None
 ) -> HfDecoder:
@@ -175,7 +170,7 @@ def load_weights(
         ModelError: transformers cannot put the weights together.
     """
     transformers = import_transformers()
-    total = weight_bytes(source, dtype)
+    total = source.shape.parameters * dtype.itemsize
     if progress is not None:
         progress(0, total)
     bars = transformers.utils.logging.is_progress_bar_enabled()

@@ -42,6 +42,11 @@ class ModelSource(Protocol):
         ...
 
     @property
+    def parameters(self) -> int:
+        """Return how many weights the model has, tied ones counted once."""
+        ...
+
+    @property
     def weight_bytes(self) -> int:
         """Return the bytes that the weights take once they are loaded."""
         ...
@@ -66,8 +71,12 @@ class _Native:
         self._checkpoint.check(config)
 
     @property
+    def parameters(self) -> int:
+        return self._config.parameters
+
+    @property
     def weight_bytes(self) -> int:
-        return self._config.parameters * self.dtype.itemsize
+        return self.parameters * self.dtype.itemsize
 
     def load(self, device: str, progress: Progress | None = None) -> Model:
         return build(self._checkpoint, self._config, self.dtype, device, progress)
@@ -83,8 +92,12 @@ class _Transformers:
         check_weights(self._source, Checkpoint(directory))
 
     @property
+    def parameters(self) -> int:
+        return self._source.shape.parameters
+
+    @property
     def weight_bytes(self) -> int:
-        return self._source.shape.parameters * self.dtype.itemsize
+        return self.parameters * self.dtype.itemsize
 
     def load(self, device: str, progress: Progress | None = None) -> Model:
         model = load_weights(self._source, self.dtype, device, progress)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from agentrt.engine.model.config import ModelConfig, read_json
 from agentrt.engine.model.decoder import Decoder, Layer
+from agentrt.engine.model.header import TensorEntry, read_header
 from agentrt.engine.model.linear import Linear
 from agentrt.errors import ModelError
 
@@ -64,15 +63,6 @@ def _linears(config: ModelConfig) -> Iterator[tuple[str, int, int, bool]]:
     yield "mlp.down_proj", h, f, config.mlp_bias
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    """One tensor as its file's header describes it."""
-
-    file: Path
-    dtype: str
-    shape: Shape
-
-
 class Checkpoint:
     """The tensors of a model directory by name; opening it reads headers only.
 
@@ -82,10 +72,10 @@ class Checkpoint:
 
     def __init__(self, directory: Path | str) -> None:
         self.directory = Path(directory)
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[str, TensorEntry] = {}
         self._promised: dict[str, Path] = {}
         for file in self._files():
-            for name, entry in _read_header(file).items():
+            for name, entry in read_header(file).items():
                 self._entries[name] = entry
 
     def _files(self) -> list[Path]:
@@ -193,21 +183,6 @@ def _ignorable(name: str, config: ModelConfig) -> bool:
     if name == "lm_head.weight":
         return config.tied_embeddings
     return name.endswith("rotary_emb.inv_freq")
-
-
-def _read_header(file: Path) -> dict[str, _Entry]:
-    """Parse a safetensors header, and check that the file is as long as it says."""
-    try:
-        with safe_open(str(file), framework="pt") as source:
-            found = {}
-            for name in source.keys():  # noqa: SIM118 - not a mapping
-                part = source.get_slice(name)
-                found[name] = _Entry(file, part.get_dtype(), tuple(part.get_shape()))
-            return found
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise ModelError(
-            f"{file} is not a whole safetensors file: {error}.", remedy=_AGAIN
-        ) from error
 
 
 def load_model(
