@@ -17,6 +17,7 @@ __all__ = [
     "InternalError",
     "InvalidRequest",
     "ModelError",
+    "ModelUnsupported",
     "OutputLimitExceeded",
     "ProgramTooLarge",
     "QueueFull",
@@ -55,6 +56,10 @@ class ConfigError(AgentRTError, ValueError):
 
 class ModelError(ConfigError):
     """A model directory cannot be loaded: missing, malformed or unsupported."""
+
+
+class ModelUnsupported(ModelError):
+    """A model is in order, but asks for something that is not computed here."""
 
 
 class GuideError(ConfigError):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from agentrt.engine.model.rope import RopeConfig
-from agentrt.errors import ModelError
+from agentrt.errors import ModelError, ModelUnsupported
 
 __all__ = ["ARCHITECTURES", "ModelConfig", "ModelShape"]
 
@@ -189,9 +189,9 @@ class _Reader:
     def family(self) -> _Family:
         name = self._raw.get("model_type")
         if not isinstance(name, str) or name not in ARCHITECTURES:
-            raise self._error(
-                f"architecture {name!r} is not supported.",
-                f"Use a dense model of type {', '.join(ARCHITECTURES)}.",
+            raise ModelUnsupported(
+                f"{self._file}: architecture {name!r} is not supported.",
+                remedy=f"Use a dense model of type {', '.join(ARCHITECTURES)}.",
             )
         return ARCHITECTURES[name]
 
@@ -202,7 +202,9 @@ class _Reader:
             )
         activation = self._raw.get("hidden_act", "silu")
         if activation not in ("silu", "swish"):
-            raise self._error(f"hidden_act {activation!r} is not supported.", "Use silu.")
+            raise ModelUnsupported(
+                f"{self._file}: hidden_act {activation!r} is not supported.", remedy="Use silu."
+            )
 
     def count(self, key: str, default: int | None = None) -> int:
         value = self._raw.get(key)

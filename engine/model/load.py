@@ -18,7 +18,7 @@ from agentrt.engine.model.hf import HfSource
 from agentrt.engine.model.hf_check import check_computation
 from agentrt.engine.model.hf_weights import check_weights, load_weights
 from agentrt.engine.model.weights import Checkpoint, Progress, build, computed_dtype
-from agentrt.errors import ConfigError, ModelError
+from agentrt.errors import ConfigError, ModelError, ModelUnsupported
 
 __all__ = ["Implementation", "ModelSource", "check_config", "open_source"]
 
@@ -148,13 +148,13 @@ def check_config(path: Path, implementation: Implementation = "auto") -> ModelCo
         return HfSource(path)
     try:
         return ModelConfig.from_directory(path)
-    except ModelError as error:
+    except ModelUnsupported as error:
         if implementation == "native":
             raise
         return _instead(path, error)
 
 
-def _instead(path: Path, error: ModelError) -> HfSource:
+def _instead(path: Path, error: ModelUnsupported) -> HfSource:
     """Have transformers compute a variant of a known architecture that our decoder refused."""
     try:
         source = HfSource(path)
