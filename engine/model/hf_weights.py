@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -173,10 +175,8 @@ def load_weights(
     total = source.shape.parameters * dtype.itemsize
     if progress is not None:
         progress(0, total)
-    bars = transformers.utils.logging.is_progress_bar_enabled()
-    transformers.utils.logging.disable_progress_bar()
     try:
-        with torch.device(device):
+        with _one_by_one(transformers), torch.device(device):
             model, report = transformers.AutoModelForCausalLM.from_pretrained(
                 str(source.directory),
                 config=source.skeleton.config,
@@ -189,15 +189,34 @@ def load_weights(
             )
     except Exception as error:  # whatever transformers raises
         raise _failed(source, f"{type(error).__name__}: {error}") from error
-    finally:
-        if bars:
-            transformers.utils.logging.enable_progress_bar()
     wrong = [*report["missing_keys"], *report["mismatched_keys"], *report.get("error_msgs", ())]
     if wrong:
         raise _failed(source, ", ".join(map(str, wrong[:5])))
     if progress is not None:
         progress(total, total)
     return source.decoder(model.eval().requires_grad_(False))
+
+
+@contextmanager
+def _one_by_one(transformers: Any) -> Iterator[None]:
+    """Have transformers read one tensor after the other, without a bar of its own.
+
+    By default its threads read ahead without bound: pieces that are to be put together are then in
+    memory twice. Only its environment variable says otherwise.
+    """
+    name, logging_ = "HF_DEACTIVATE_ASYNC_LOAD", transformers.utils.logging
+    before, bars = os.environ.get(name), logging_.is_progress_bar_enabled()
+    os.environ[name] = "1"
+    logging_.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if bars:
+            logging_.enable_progress_bar()
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _failed(source: HfSource, cause: str) -> ModelError:
