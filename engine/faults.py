@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from agentrt.errors import InternalError
+from agentrt.errors import EngineFault, InternalError
 from agentrt.scheduling.plan import Sample, SeqSlice, StepPlan, StepResult
 
 __all__ = ["Fault", "FaultKind", "FaultWatch", "RestartLimits", "misfit"]
@@ -116,6 +116,15 @@ class FaultWatch:
         self._restarts.append(now)
         self._bad.clear()
         return True
+
+    def given_up(self, fault: Fault) -> EngineFault:
+        """Return the error that stops an engine after one fault too many."""
+        limits = self.limits
+        return EngineFault(
+            f"{fault.text}; the engine had started anew {limits.restarts} times within "
+            f"{limits.window:g} s.",
+            remedy="See its log for the first fault, and start it again.",
+        )
 
     def check_integrity(self) -> None:
         """Raise ``InternalError`` if more restarts are remembered than are allowed."""

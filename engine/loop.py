@@ -301,7 +301,7 @@ class EngineLoop:
         while not rebuilt:
             self._figures = replace(self._figures, fault=fault.text)
             if not self._faults.restart(self._clock()):
-                raise _given_up(fault, self._faults.limits)
+                raise self._faults.given_up(fault)
             _logger.warning("The engine starts anew. %s", fault.text)
             self._scheduler.restart(self._clock())
             try:
@@ -439,11 +439,3 @@ class EngineLoop:
             turn.stream.bridge.post(turn.stream.feed, chunk, None, error)
         self._figures = replace(self._figures, turns=0)
         self._turns.clear()
-
-
-def _given_up(fault: Fault, limits: RestartLimits) -> EngineFault:
-    return EngineFault(
-        f"{fault.text}; the engine had started anew {limits.restarts} times within "
-        f"{limits.window:g} s.",
-        remedy="See its log for the first fault, and start it again.",
-    )
