@@ -66,3 +66,11 @@ class TurnBackend(Protocol):
     def close(self, turn_id: str) -> None:
         """Forget a turn; unknown ids are ignored."""
         ...
+
+    def restart(self) -> None:
+        """Make what computes anew after a fault: no page holds anything then, no copy is under way.
+
+        Turns stay open, with their tokens and the state of their sampling. No turn holds pages
+        while this runs. What it raises counts as another fault.
+        """
+        ...
