@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     import torch
 
     from agentrt.engine.backend import TurnBackend
+    from agentrt.engine.cpu import Kernels
     from agentrt.engine.engine import Engine, EngineStatistics
     from agentrt.engine.model.decoder import Decoder
     from agentrt.engine.observed import OnStep
@@ -70,7 +70,11 @@ class RuntimeConfig:
         max_waiting: turns that may wait; one more is refused.
         dtype: ``float32``, ``bfloat16``, or ``auto``: float32 on CPU, else bfloat16.
         device: a torch device, or ``auto``: CUDA if there is one.
-        threads: CPU threads of the engine; None takes those this process may use.
+        threads: CPU threads of the engine; None takes what affinity and cgroup allow, and fewer
+            while a busy neighbour slows steps down.
+        attention: ``auto`` takes our CPU kernels where they can be built, ``native`` insists on
+            them, ``torch`` does without.
+        quant: ``int8`` rounds the linear layers' weights (bfloat16 on CPU); None keeps them.
         sandbox: a sandbox kind, ``auto`` for the strongest that works, None for no sandboxes.
         image: image of docker sandboxes whose spec names none.
         trusted: lets ``auto`` fall back to plain processes. Only for work that ships with agentrt.
@@ -89,6 +93,8 @@ class RuntimeConfig:
     dtype: str = "auto"
     device: str = "auto"
     threads: int | None = None
+    attention: str = "auto"
+    quant: str | None = None
     sandbox: str | None = "auto"
     image: str | None = None
     trusted: bool = False
@@ -165,11 +171,11 @@ class Runtime:
                 stack.callback(governor.close)
             # Loading cannot be interrupted half-way; it is short.
             loaded = await anyio.to_thread.run_sync(_load, config)
+            model, _, tokenizer, name = loaded
             engine, tenants = _assemble(
                 config, *loaded, on_event=on_event, on_step=on_step, clock=clock
             )
             await stack.enter_async_context(engine)
-            model, tokenizer, name = loaded
             runtime = cls(config, engine, model, tokenizer, name, choice, clock, tenants, governor)
             stack.push_async_callback(runtime._end_programs)
             yield runtime
@@ -261,19 +267,23 @@ async def _choose_sandbox(config: RuntimeConfig) -> Choice | None:
     return await choose(config.sandbox, trusted=config.trusted, image=config.image)
 
 
-def _load(config: RuntimeConfig) -> tuple[Decoder, Tokenizer, str]:
-    """Load model and tokenizer; blocking."""
+def _load(config: RuntimeConfig) -> tuple[Decoder, Kernels, Tokenizer, str]:
+    """Load model and tokenizer, and compile kernels at their first use; blocking."""
     import torch
 
+    from agentrt.engine.cpu import choose_kernels, prepare
     from agentrt.engine.model.make import ensure_default_model
     from agentrt.engine.model.weights import load_model
+    from agentrt.engine.pace import allowed_threads
     from agentrt.engine.tokens import Tokenizer
 
-    torch.set_num_threads(config.threads or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(config.threads or allowed_threads())
     device = _device(config.device)
+    kernels = choose_kernels(config.attention, device)
     directory = Path(config.model) if config.model is not None else ensure_default_model()
     model = load_model(directory, dtype=_dtype(config.dtype, device), device=device)
-    return model, Tokenizer.from_directory(directory), directory.resolve().name
+    prepare(model, kernels, config.quant)
+    return model, kernels, Tokenizer.from_directory(directory), directory.resolve().name
 
 
 def _device(name: str) -> str:
@@ -303,6 +313,7 @@ def _dtype(name: str, device: str) -> torch.dtype:
 def _assemble(
     config: RuntimeConfig,
     model: Decoder,
+    kernels: Kernels,
     tokenizer: Tokenizer,
     name: str,
     *,
@@ -311,11 +322,13 @@ def _assemble(
     clock: Callable[[], float],
 ) -> tuple[Engine, TenantBook]:
     """Wire page cache, policy, scheduler, attention and backend into an engine."""
-    from agentrt.engine.attention.torch_paged import TorchPagedAttention
+    from agentrt.engine.cpu import make_attention
     from agentrt.engine.engine import Engine
     from agentrt.engine.kv import PageCache
     from agentrt.engine.observed import ObservedBackend
+    from agentrt.engine.pace import PacedBackend, allowed_threads
     from agentrt.engine.runner import TorchBackend
+    from agentrt.engine.tuner import ThreadTuner
 
     pages = _pool_pages(config, model)
     cost = OnlinePrefillCost()
@@ -323,10 +336,12 @@ def _assemble(
     retention = policy.retention
     kv = PageCache(pages, config.page_size, retention.score, rescore=retention.rescore)
     scheduler = Scheduler(kv, policy, config.scheduler_config(), step_observer=cost)
-    attention = TorchPagedAttention(
-        model.config, pages, config.page_size, model.dtype, model.device
+    attention = make_attention(
+        kernels, model.config, pages, config.page_size, model.dtype, model.device
     )
     backend: TurnBackend = TorchBackend(model, attention)
+    if config.threads is None and model.device.type == "cpu":
+        backend = PacedBackend(backend, ThreadTuner(allowed_threads()), clock)
     if on_step is not None:
         backend = ObservedBackend(backend, on_step, clock)
     engine = Engine(

@@ -32,7 +32,7 @@ from agentrt.engine.model.linear import (
 from agentrt.engine.model.ops import NativeOps
 from agentrt.errors import ConfigError
 
-__all__ = ["Kernels", "KernelSetting", "choose_kernels", "make_attention", "prepare"]
+__all__ = ["KernelSetting", "Kernels", "choose_kernels", "make_attention", "prepare"]
 
 _logger = logging.getLogger(__name__)
 
@@ -145,7 +145,7 @@ def _same(layer: LinearLayer) -> LinearLayer:
 
 def _packed(library: NativeLibrary, quant: str | None, layer: LinearLayer) -> LinearLayer:
     """Pack a plain layer; inputs that do not pair up stay as they are."""
-    linear = cast(Linear, layer)
+    linear = cast("Linear", layer)
     if quant == "int8":
         return Int8Linear(library, linear)
     return PackedLinear(library, linear) if linear.weight.shape[1] % 2 == 0 else linear
@@ -156,4 +156,4 @@ def _prepare_onednn(model: Decoder) -> None:
     if wrong is not None:
         _logger.warning("Weights stay unpacked, which is slower: oneDNN cannot pack (%s).", wrong)
         return
-    model.rebuild(lambda layer: OneDnnLinear(cast(Linear, layer)))
+    model.rebuild(lambda layer: OneDnnLinear(cast("Linear", layer)))

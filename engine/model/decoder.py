@@ -134,7 +134,9 @@ class Decoder:
     ) -> torch.Tensor:
         heads = layer.qkv(x).view(x.shape[0], -1, self.config.head_dim)
         eps = self.config.norm_eps
-        return layer.out(attention.attend_raw(index, heads, layer.qk_norm, eps, rotation).flatten(1))
+        return layer.out(
+            attention.attend_raw(index, heads, layer.qk_norm, eps, rotation).flatten(1)
+        )
 
     def _attend(
         self,

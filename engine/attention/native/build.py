@@ -82,7 +82,7 @@ def _locked(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[None]:
-    """Hold the lock on ``file``; a holder that takes longer than a build ever should is an error."""
+    """Hold the lock on ``file``; who holds it longer than any build takes is an error."""
     deadline = clock() + LOCK_SECONDS
     with file.open("a") as handle:
         while True:

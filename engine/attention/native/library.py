@@ -30,8 +30,9 @@ class NativeLibrary:
     """
 
     def __init__(self, file: Path, name: str) -> None:
-        torch.ops.load_library(str(file))
-        space = getattr(torch.ops, f"agentrt_{name}")
+        every: Any = torch.ops
+        every.load_library(str(file))
+        space = getattr(every, f"agentrt_{name}")
         self.file = file
         self.instructions: str = space.instructions()
         # One overload each; asking for it once saves looking it up at every call.

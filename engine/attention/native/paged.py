@@ -129,8 +129,10 @@ class NativePagedAttention:
         """Return ``page * page size + offset`` of each token."""
         start, count, first, begin = slices.T
         position = np.arange(count.sum()) + np.repeat(start - first, count)
-        page = pages[np.repeat(begin, count) + position // self.page_size]
-        return page * self.page_size + position % self.page_size
+        slots: _Ids = pages[np.repeat(begin, count) + position // self.page_size]
+        slots *= self.page_size
+        slots += position % self.page_size
+        return slots
 
     def _work(self, batch: _Batch, window: int | None) -> _Work:
         pool, size = self._pool, window or 0
