@@ -32,6 +32,7 @@ def missing(name: str) -> str:
         "data": _data,
         "bpf": _bpf,
         "scx": _scx,
+        "native": _native,
     }
     return checks[name]()
 
@@ -51,6 +52,16 @@ def _docker() -> str:
 
 def _bwrap() -> str:
     return "" if shutil.which("bwrap") else "bubblewrap is not installed"
+
+
+def _native() -> str:
+    from agentrt.engine.attention.native import NativeUnavailable, load_native
+
+    try:
+        load_native()
+    except NativeUnavailable as error:
+        return str(error)
+    return ""
 
 
 def _root() -> str:

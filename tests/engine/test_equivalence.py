@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from agentrt.bench.policies import ORACLES
 from agentrt.engine.attention.base import BatchLayout, SliceLayout
 from agentrt.engine.attention.torch_paged import TorchPagedAttention
+from agentrt.engine.cpu import choose_kernels, make_attention, prepare
 from agentrt.engine.kv import PageCache
 from agentrt.engine.model.weights import load_model
 from agentrt.engine.params import SamplingParams
@@ -51,9 +52,20 @@ def words(seed, count):
     return tuple(np.random.default_rng(seed).integers(4, VOCAB, count).tolist())
 
 
+PATHS = ["torch", pytest.param("native", marks=pytest.mark.requires_native)]
+
+
+@pytest.fixture(scope="module", params=PATHS)
+def kernels(request):
+    return choose_kernels(request.param, "cpu")
+
+
 @pytest.fixture(scope="module", params=["qwen3", "llama"])
-def model(request, tiny_models):
-    return load_model(tiny_models(request.param))
+def model(request, kernels, tiny_models):
+    model = load_model(tiny_models(request.param))
+    prepare(model, kernels)
+    model.kernels = kernels
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +135,9 @@ class Driver:
         kv = PageCache(serving.pages, serving.page_size, retention.score, rescore=retention.rescore)
         config = SchedulerConfig(token_budget=serving.budget, max_seqs=serving.max_seqs)
         self.scheduler = Scheduler(kv, policy, config)
-        attention = TorchPagedAttention(model.config, serving.pages, serving.page_size, model.dtype)
+        attention = make_attention(
+            model.kernels, model.config, serving.pages, serving.page_size, model.dtype
+        )
         attention.kv.fill_(float("nan"))
         self.backend = TorchBackend(model, attention)
         self.served = Served()

@@ -100,9 +100,11 @@ def _build_at(done: Path, name: str, flags: Sequence[str]) -> None:
     work = Path(mkdtemp(prefix=f"{name}.", dir=done.parent))
     try:
         _compile(work, name, flags)
-        for leftover in work.iterdir():
-            if leftover.name != f"{NAME}.so":
-                leftover.unlink()
+        for file in work.iterdir():
+            if file.suffix == ".so":
+                file.rename(work / f"{NAME}.so")
+            else:
+                file.unlink()
         work.chmod(0o755)
         shutil.rmtree(done, ignore_errors=True)
         work.rename(done)
@@ -117,7 +119,7 @@ def _compile(work: Path, name: str, flags: Sequence[str]) -> None:
         # Loading comes with building; the operators' namespace has the key in it, so that builds
         # for other flags can be loaded beside.
         cpp_extension.load(
-            NAME,
+            f"agentrt_{name}",
             [str(SOURCES / "ops.cpp")],
             extra_cflags=[*flags, f"-DAGENTRT_NATIVE=agentrt_{name}"],
             build_directory=str(work),
