@@ -16,6 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from agentrt.waiting import wait_passively
+
+# Before any test loads torch: beside other work, threads that spin cost more than the tests do.
+wait_passively(os.environ)
+
 SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
 

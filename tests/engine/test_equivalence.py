@@ -301,9 +301,10 @@ class TestOneThingAtATime:
 class Recorder:
     """A decoder that keeps the logits of every row, by call."""
 
-    def __init__(self, model):
+    def __init__(self, model, kernels):
         self.config, self.device, self.dtype = model.config, model.device, model.dtype
         self.model = model
+        self.kernels = kernels
         self.rows = []
 
     def forward(self, tokens, positions, attention, rows):
@@ -313,7 +314,7 @@ class Recorder:
 
 
 @pytest.mark.parametrize("arch", ["qwen3", "llama", "mistral", "qwen2"])
-def test_bf16_logits_stay_within_the_rounding_of_bf16_itself(arch, tiny_models):
+def test_bf16_logits_stay_within_the_rounding_of_bf16_itself(arch, kernels, tiny_models):
     """The bound is measured: the error of plain bf16, whole prefix in one slice, against fp32."""
     directory = tiny_models(arch, torch_dtype="bfloat16")
     half = load_model(directory)
@@ -332,7 +333,8 @@ def test_bf16_logits_stay_within_the_rounding_of_bf16_itself(arch, tiny_models):
     most, usual = error.abs().max(), error.square().mean(dim=1).sqrt().max()
     assert 0 < usual < 0.1 * exact.std()
 
-    recorder = Recorder(half)
+    prepare(half, kernels)
+    recorder = Recorder(half, kernels)
     turn = Ask(prompt, len(recorded), forced=recorded)
     noise = [Ask(words(90 + i, 30), 20, at=3 * i) for i in range(3)]
     # The turn comes last, so its rows are known by their positions: nobody else reaches 70.

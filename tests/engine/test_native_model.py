@@ -109,6 +109,8 @@ class TestLinear:
         embed = PackedEmbedding(load_native(), PackedLinear(load_native(), layer))
         ids = torch.tensor([0, 299, 63, 64, 0])
         assert torch.equal(embed(ids), layer.weight[ids])
+        apart = torch.stack((ids, ids + 1), dim=1)[:, 0]
+        assert torch.equal(embed(apart), layer.weight[ids])
         with pytest.raises(RuntimeError, match="not in the weight"):
             embed(torch.tensor([320]))
 

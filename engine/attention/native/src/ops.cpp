@@ -52,6 +52,8 @@ auto by_type(const Tensor& x, const F& f) {
   return f(Bf16{});
 }
 
+void dense(const Tensor& x) { TORCH_CHECK(x.is_contiguous(), "a tensor must be contiguous"); }
+
 void same(const Tensor& x, const Tensor& y) {
   TORCH_CHECK(x.scalar_type() == y.scalar_type(), "tensors of two types: ", x.scalar_type(),
               " and ", y.scalar_type());
@@ -85,6 +87,9 @@ void attend(const Tensor& kv, const Tensor& table, const Tensor& slices, const T
   same(kv, out);
   TORCH_CHECK(q.stride(2) == 1 && q.stride(1) == q.size(2), "each token's heads must be dense");
   TORCH_CHECK(out.is_contiguous() && kv.is_contiguous(), "pages and output must be contiguous");
+  dense(table);
+  dense(slices);
+  dense(works);
   by_type(kv, [&](auto type) {
     typedef decltype(type) K;
     Attention<K> a;
@@ -117,6 +122,8 @@ void store_kv(Tensor kv, const Tensor& slots, const Tensor& k, const Tensor& v) 
   same(kv, k);
   same(kv, v);
   TORCH_CHECK(k.stride(2) == 1 && v.stride(2) == 1, "each head's values must be dense");
+  dense(kv);
+  dense(slots);
   by_type(kv, [&](auto type) {
     typedef decltype(type) K;
     const long heads = kv.size(2), page = kv.size(3), dim = kv.size(4);
@@ -139,6 +146,9 @@ void store_kv(Tensor kv, const Tensor& slots, const Tensor& k, const Tensor& v) 
 void rotate_store(Tensor kv, const Tensor& slots, Tensor heads, const std::optional<Tensor>& norm,
                   double eps, const Tensor& cos, const Tensor& sin) {
   same(kv, heads);
+  dense(kv);
+  dense(slots);
+  if (norm) dense(*norm);
   TORCH_CHECK(heads.is_contiguous() && cos.is_contiguous() && sin.is_contiguous(),
               "heads, cosines and sines must be contiguous");
   by_type(kv, [&](auto type) {
@@ -174,6 +184,7 @@ void rotate_store(Tensor kv, const Tensor& slots, Tensor heads, const std::optio
 // x += delta, if there is one; returns x normed.
 Tensor add_norm(Tensor x, const std::optional<Tensor>& delta, const Tensor& weight, double eps) {
   same(x, weight);
+  dense(weight);
   TORCH_CHECK(x.is_contiguous() && (!delta || delta->is_contiguous()), "rows must be contiguous");
   Tensor out = at::empty(x.sizes(), x.options());
   by_type(x, [&](auto type) {
@@ -225,6 +236,7 @@ Tensor make_output(const Tensor& x, long outputs, bool wide) {
 }
 
 Output output(Tensor& out, bool wide, const std::optional<Tensor>& bias) {
+  if (bias) dense(*bias);
   return {out.data_ptr(), wide, bias ? data<Bf16>(*bias) : nullptr, out.size(1)};
 }
 
@@ -242,7 +254,8 @@ Tensor linear(const Tensor& x, const Tensor& packed, int64_t outputs,
 }
 
 // Rows of the weight that was packed, [T, inputs].
-Tensor rows(const Tensor& packed, const Tensor& index) {
+Tensor rows(const Tensor& packed, const Tensor& where) {
+  const Tensor index = where.contiguous();
   const long inputs = packed.size(1) * 2;
   Tensor out = at::empty({index.size(0), inputs}, packed.options().dtype(at::kBFloat16));
   const auto* from = reinterpret_cast<const uint32_t*>(packed.const_data_ptr<int32_t>());
