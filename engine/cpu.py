@@ -135,6 +135,7 @@ def _prepare_native(model: Decoder, library: NativeLibrary, bf16: bool, quant: s
     if bf16:
         make = partial(_packed, library, quant)
     head = model.rebuild(make, NativeOps(library))
+    model.fuse(library)
     if isinstance(head, PackedLinear) and model.config.tied_embeddings:
         model.share_embedding(PackedEmbedding(library, head))
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 
 from agentrt.engine.attention.base import AttentionStep, RawAttentionStep
 from agentrt.engine.model.config import ModelConfig
+from agentrt.engine.model.fused import FusedLayers
 from agentrt.engine.model.linear import Embedding, Linear, LinearLayer, PackedEmbedding
 from agentrt.engine.model.ops import SmallOps, TorchOps, rms_norm
 from agentrt.engine.model.rope import Rope, rotate
+
+if TYPE_CHECKING:
+    from agentrt.engine.attention.native.library import NativeLibrary
 
 __all__ = ["Decoder", "Layer"]
 
@@ -60,6 +65,7 @@ class Decoder:
         self._head: LinearLayer = head
         self._rope = Rope(config.rope, embedding.device)
         self._ops: SmallOps = TorchOps()
+        self._fused: FusedLayers | None = None
 
     def rebuild(
         self, linear: Callable[[LinearLayer], LinearLayer], ops: SmallOps | None = None
@@ -79,6 +85,11 @@ class Decoder:
         self._head = linear(self._head)
         self._ops = ops or self._ops
         return self._head
+
+    def fuse(self, library: NativeLibrary) -> None:
+        """Run each layer as one native call from now on, where all of them are packed."""
+        if FusedLayers.fits(self._layers):
+            self._fused = FusedLayers(library, self._layers, self.config.norm_eps)
 
     def share_embedding(self, embed: PackedEmbedding) -> None:
         """Look tokens up in ``embed`` from now on, and let the table go."""
@@ -105,22 +116,30 @@ class Decoder:
         """
         ops, eps = self._ops, self.config.norm_eps
         x = self._embed(tokens)
-        attend = self._attend_with(attention, positions, x.dtype)
         delta: torch.Tensor | None = None
-        for index, layer in enumerate(self._layers):
-            x, normed = ops.add_norm(x, delta, layer.input_norm, eps)
-            x, normed = ops.add_norm(x, attend(index, layer, normed), layer.mlp_norm, eps)
-            delta = layer.down(ops.silu_mul(layer.gate_up(normed)))
+        if self._fused is not None and isinstance(attention, RawAttentionStep):
+            delta = self._fused.run(x, attention, self._turns(positions))
+        else:
+            attend = self._attend_with(attention, positions, x.dtype)
+            for index, layer in enumerate(self._layers):
+                x, normed = ops.add_norm(x, delta, layer.input_norm, eps)
+                x, normed = ops.add_norm(x, attend(index, layer, normed), layer.mlp_norm, eps)
+                delta = layer.down(ops.silu_mul(layer.gate_up(normed)))
         last = None if delta is None else delta[rows]
         return self._head.wide(ops.add_norm(x[rows], last, self._norm, eps)[1])
+
+    def _turns(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return cosines and sines ``[T, head dim / 2]`` in fp32."""
+        cos, sin = self._rope.at(positions, torch.float32)
+        return cos.squeeze(1), sin.squeeze(1)
 
     def _attend_with(
         self, attention: AttentionStep, positions: torch.Tensor, dtype: torch.dtype
     ) -> Callable[[int, Layer, torch.Tensor], torch.Tensor]:
         """Return what computes the attention block of a layer on this batch."""
         if isinstance(attention, RawAttentionStep):
-            cos, sin = (x.squeeze(1) for x in self._rope.at(positions, torch.float32))
-            return lambda index, layer, x: self._attend_raw(index, layer, x, attention, (cos, sin))
+            turns = self._turns(positions)
+            return lambda index, layer, x: self._attend_raw(index, layer, x, attention, turns)
         rotation = self._rope.at(positions, dtype)
         return lambda index, layer, x: self._attend(index, layer, x, attention, rotation)
 

@@ -212,6 +212,15 @@ class TestWholeModel:
             results.append(logits(model, kernels, (50, 1, 20, 1)))
         assert error(results[1], results[0]) <= 1e-5
 
+    def test_layers_in_one_call_are_the_calls_one_by_one(self, small):
+        kernels = choose_kernels("native", "cpu")
+        model = random_model(small, torch.bfloat16)
+        prepare(model, kernels)
+        assert model._fused is not None
+        whole = logits(model, kernels, (33, 1, 5))
+        model._fused = None
+        assert torch.equal(logits(model, kernels, (33, 1, 5)), whole)
+
     def test_a_tied_embedding_is_kept_once(self, small):
         kernels = choose_kernels("native", "cpu")
         model = random_model(small, torch.bfloat16)

@@ -170,20 +170,16 @@ class NativeStep:
         self._library.rotate_store(kv, slots, heads, norm, eps, *rotation)
         return self._attend(layer, heads[:, : -2 * self._heads])
 
-    def _attend(self, layer: int, q: torch.Tensor) -> torch.Tensor:
+    def operands(self, layer: int) -> tuple[object, ...]:
+        """Return pages, slots, and what ``attend`` takes, as ``RawAttentionStep`` says."""
         batch, work = self._batch, self._works[layer]
+        plan = (batch.pages, batch.slices, work.table, work.partial, work.arrived)
+        return (self._kv[layer], batch.slots, *plan, work.window)
+
+    def _attend(self, layer: int, q: torch.Tensor) -> torch.Tensor:
+        kv, _, *plan, window = self.operands(layer)
         out = torch.empty(q.shape, dtype=q.dtype)
-        self._library.attend(
-            self._kv[layer],
-            batch.pages,
-            batch.slices,
-            work.table,
-            work.partial,
-            work.arrived,
-            q,
-            work.window,
-            out,
-        )
+        self._library.attend(kv, *plan, q, window, out)
         return out
 
 

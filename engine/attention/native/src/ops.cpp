@@ -305,6 +305,31 @@ Tensor linear8(const Tensor& x, const Tensor& packed, const Tensor& scales, int6
   return out;
 }
 
+// One layer of a decoder on packed weights: x += delta, attention and its residual, MLP.
+// Returns what the next layer has to add to x. The operators above, without a way to Python and back
+// between them.
+Tensor layer(Tensor x, const std::optional<Tensor>& delta, const Tensor& input_norm,
+             const Tensor& qkv, const std::optional<Tensor>& qkv_bias,
+             const std::optional<Tensor>& qk_norm, const Tensor& out,
+             const std::optional<Tensor>& out_bias, const Tensor& mlp_norm, const Tensor& gate_up,
+             const std::optional<Tensor>& gate_up_bias, const Tensor& down,
+             const std::optional<Tensor>& down_bias, double eps, const Tensor& cos,
+             const Tensor& sin, Tensor kv, const Tensor& slots, const Tensor& table,
+             const Tensor& slices, const Tensor& works, const Tensor& partial,
+             const Tensor& arrived, int64_t window) {
+  const long tokens = x.size(0), hidden = x.size(1), dim = kv.size(4), kv_heads = kv.size(2);
+  const long queries = out.size(1) * 2 / dim, inner = down.size(1) * 2;
+  Tensor heads = linear(add_norm(x, delta, input_norm, eps), qkv, (queries + 2 * kv_heads) * dim,
+                        qkv_bias, false)
+                     .view({tokens, queries + 2 * kv_heads, dim});
+  rotate_store(kv, slots, heads, qk_norm, eps, cos, sin);
+  Tensor attended = at::empty({tokens, queries, dim}, x.options());
+  attend(kv, table, slices, works, partial, arrived, heads.narrow(1, 0, queries), window, attended);
+  Tensor more = linear(attended.view({tokens, queries * dim}), out, hidden, out_bias, false);
+  Tensor wide = linear(add_norm(x, more, mlp_norm, eps), gate_up, 2 * inner, gate_up_bias, false);
+  return linear(silu_mul(wide), down, hidden, down_bias, false);
+}
+
 // What the compiler was allowed to use.
 std::string instructions() {
 #if defined(__AVX512BF16__) && defined(__AVX512BW__)
@@ -321,6 +346,11 @@ std::string instructions() {
 #define AGENTRT_LIBRARY(name, m) TORCH_LIBRARY(name, m)
 AGENTRT_LIBRARY(AGENTRT_NATIVE, m) {
   m.def("instructions() -> str", instructions);
+  m.def("layer(Tensor(a!) x, Tensor? delta, Tensor input_norm, Tensor qkv, Tensor? qkv_bias, "
+        "Tensor? qk_norm, Tensor out, Tensor? out_bias, Tensor mlp_norm, Tensor gate_up, "
+        "Tensor? gate_up_bias, Tensor down, Tensor? down_bias, float eps, Tensor cos, Tensor sin, "
+        "Tensor(b!) kv, Tensor slots, Tensor table, Tensor slices, Tensor works, "
+        "Tensor(c!) partial, Tensor(d!) arrived, int window) -> Tensor", layer);
   m.def("plan(Tensor slices, int kv_heads, int group, int dim, int window) "
         "-> (Tensor, Tensor, Tensor)", plan);
   m.def("attend(Tensor kv, Tensor table, Tensor slices, Tensor works, Tensor(b!) partial, "
