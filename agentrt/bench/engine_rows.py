@@ -6,30 +6,47 @@ machine disturbs: the least of several runs is kept, and what is compared is mea
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import torch
 
+from agentrt.bench.overhead import Load, measure_overhead
 from agentrt.engine.attention.base import BatchLayout, SliceLayout
 from agentrt.engine.cpu import Kernels, make_attention, prepare
 from agentrt.engine.model.config import ModelConfig
 from agentrt.engine.model.decoder import Decoder, Layer
-from agentrt.engine.model.linear import Linear
+from agentrt.engine.model.linear import (
+    Int8Linear,
+    Linear,
+    LinearLayer,
+    OneDnnLinear,
+    PackedLinear,
+)
 from agentrt.engine.model.recipe import config_json
+from agentrt.engine.params import SamplingParams
+from agentrt.engine.runner import TorchBackend
+from agentrt.errors import ConfigError
+from agentrt.scheduling.plan import SeqSlice, StepPlan
 
 if TYPE_CHECKING:
     from agentrt.engine.attention.base import Attention
 
 __all__ = [
+    "MOST_BYTES",
     "SHAPES",
     "AttentionCase",
     "Bench",
+    "Clock",
     "attention_seconds",
+    "facts",
+    "host_seconds",
     "least",
+    "linear_seconds",
     "memory_bandwidth",
     "random_model",
     "shape",
@@ -39,6 +56,10 @@ SHAPES = {"m135": ("llama", "135m"), "m600": ("qwen3", "600m")}
 """The shapes of SmolLM2-135M and Qwen3-0.6B: architecture and size of our recipes."""
 
 PAGE = 16
+MOST_BYTES = 4 * 10**9
+"""Keys and values of all sequences of a batch: larger batches are not measured."""
+
+Clock: TypeAlias = Callable[[], float]
 
 
 def shape(name: str) -> ModelConfig:
@@ -78,7 +99,7 @@ def random_model(config: ModelConfig, dtype: torch.dtype, seed: int = 0) -> Deco
 def least(
     runs: Sequence[Callable[[], object]],
     rounds: int,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Clock = time.perf_counter,
 ) -> list[float]:
     """Return the least seconds of each of ``runs``, called in turns for ``rounds`` rounds."""
     best = [float("inf")] * len(runs)
@@ -90,10 +111,12 @@ def least(
     return best
 
 
-def memory_bandwidth(size: int = 512 * 2**20, rounds: int = 5) -> float:
+def memory_bandwidth(
+    size: int = 512 * 2**20, rounds: int = 5, clock: Clock = time.perf_counter
+) -> float:
     """Return bytes a second that this process reads from memory on torch's threads."""
     memory = torch.ones(size // 4, dtype=torch.float32)
-    (seconds,) = least([memory.sum], rounds)
+    (seconds,) = least([memory.sum], rounds, clock)
     return size / seconds
 
 
@@ -133,11 +156,13 @@ class AttentionCase:
 
 
 def attention_seconds(
-    case: AttentionCase, kernels: Sequence[Kernels], config: ModelConfig, rounds: int = 10
+    case: AttentionCase,
+    kernels: Sequence[Kernels],
+    config: ModelConfig,
+    rounds: int = 10,
+    clock: Clock = time.perf_counter,
 ) -> list[float]:
     """Return the seconds of one layer's attention on each of ``kernels``, measured in turns."""
-    from dataclasses import replace
-
     config = replace(
         config,
         num_layers=1,
@@ -154,7 +179,85 @@ def attention_seconds(
     for kernel in kernels:
         step = make_attention(kernel, config, pages, PAGE, case.dtype).plan(layout)
         runs.append(lambda step=step: step.attend(0, q, k, v))
-    return least(runs, rounds)
+    return least(runs, rounds, clock)
+
+
+def linear_seconds(
+    config: ModelConfig, kernels: Kernels, tokens: int, rounds: int, clock: Clock
+) -> dict[str, float]:
+    """Return the seconds of one layer's matrices by how they are packed, measured in turns.
+
+    As many layers as do not fit a cache are gone through, as a model does.
+    """
+    library = kernels.library
+    if library is None:
+        raise ConfigError("There are no native kernels to measure.", remedy=kernels.why)
+    model = random_model(replace(config, num_layers=6, windows=(None,) * 6), torch.bfloat16)
+    plain: list[Linear] = []
+
+    def note(layer: LinearLayer) -> LinearLayer:
+        plain.append(cast("Linear", layer))
+        return layer
+
+    model.rebuild(note)
+    layers = plain[:-1]
+    kinds: dict[str, list[LinearLayer]] = {
+        "own": [PackedLinear(library, layer) for layer in layers],
+        "onednn": [OneDnnLinear(layer) for layer in layers],
+        "plain": [*layers],
+        "int8": [Int8Linear(library, layer) for layer in layers],
+    }
+    inputs = [torch.randn(tokens, layer.weight.shape[1]).bfloat16() for layer in layers]
+
+    def through(packed: Sequence[LinearLayer]) -> Callable[[], None]:
+        def run() -> None:
+            for layer, x in zip(packed, inputs, strict=True):
+                layer(x)
+
+        return run
+
+    seconds = least([through(packed) for packed in kinds.values()], rounds, clock)
+    return {kind: each / 6 for kind, each in zip(kinds, seconds, strict=True)}
+
+
+class _Silent:
+    """Stands for a model that takes no time: what is left of a step is the host's work."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.config, self.device, self.dtype = config, torch.device("cpu"), torch.bfloat16
+        self._logits = torch.zeros(0, config.vocab_size)
+
+    def forward(self, tokens: object, positions: object, step: object, rows: torch.Tensor) -> Any:
+        if len(self._logits) != len(rows):
+            self._logits = torch.randn(len(rows), self.config.vocab_size)
+        return self._logits
+
+
+def host_seconds(
+    kernels: Kernels, context: int, running: int = 256, rounds: int = 30
+) -> dict[str, float]:
+    """Return the processor seconds that the host works for a step of ``running`` decodes.
+
+    ``runner`` builds the batch, plans attention and takes the samples (over 64 tokens: choosing
+    among more is the model's side), the least of all rounds; ``scheduler`` plans and commits, the
+    median of its steps.
+    """
+    config = replace(shape("m135"), num_layers=1, windows=(None,), vocab_size=64)
+    layout, pages = _layout([context] * running, rounds + 1)
+    attention = make_attention(kernels, config, pages, PAGE, torch.bfloat16)
+    backend = TorchBackend(cast("Decoder", _Silent(config)), attention)
+    for index in range(running):
+        backend.open(str(index), [1] * (context + 1), SamplingParams(temperature=0.0))
+    slices = [SeqSlice(str(i), context, 1, s.pages, True) for i, s in enumerate(layout.slices)]
+
+    def step() -> None:
+        backend.run(StepPlan(tuple(slices)))
+        for piece in slices:
+            piece.start += 1
+
+    (runner,) = least([step], rounds, time.thread_time)
+    times = measure_overhead("program-fcfs", Load(programs=500, seats=running, steps=100))
+    return {"runner": runner, "scheduler": statistics.median(times.steps)}
 
 
 class Bench:

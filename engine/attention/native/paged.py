@@ -27,14 +27,13 @@ class _Tables:
     def __init__(self) -> None:
         self._known: dict[int, tuple[Sequence[int], list[int], _Ids]] = {}
 
-    def arrays(self, slices: Sequence[SliceLayout], page_size: int) -> list[_Ids]:
-        """Return the page ids that each slice needs; forgets the tables of all other sequences."""
+    def arrays(self, slices: Sequence[SliceLayout], needed: Sequence[int]) -> list[_Ids]:
+        """Return the ``needed`` page ids of each slice; forgets the tables of all others."""
         kept: dict[int, tuple[Sequence[int], list[int], _Ids]] = {}
         found = []
-        for piece in slices:
+        for piece, count in zip(slices, needed, strict=True):
             pages = piece.pages
-            needed = -(-(piece.start + piece.count) // page_size)
-            now = list(pages[:needed])
+            now = pages[:count] if isinstance(pages, list) else list(pages[:count])
             # The list itself is kept too: while it lives, nothing else has its id.
             entry = self._known.get(id(pages))
             if entry is None or entry[0] is not pages or entry[1] != now:
@@ -112,16 +111,18 @@ class NativePagedAttention:
         return NativeStep(self._library, self._pool, batch, by_layer)
 
     def _batch(self, layout: BatchLayout) -> _Batch:
-        for piece in layout.slices:
-            self._pool.check(piece)
-        tables = self._tables.arrays(layout.slices, self.page_size)
+        start = np.array([piece.start for piece in layout.slices])
+        count = np.array([piece.count for piece in layout.slices])
+        held = np.array([len(piece.pages) for piece in layout.slices])
+        needed = self._pool.pages_for(start + count)
+        for index in np.flatnonzero((start < 0) | (count < 1) | (held < needed))[:1]:
+            self._pool.check(layout.slices[index])
+        tables = self._tables.arrays(layout.slices, needed.tolist())
         pages = np.concatenate(tables)
         if not 0 <= int(pages.min()) <= int(pages.max()) < self.num_pages:
             raise InternalError(f"A page table leaves the pool of {self.num_pages} pages.")
-        start = np.array([piece.start for piece in layout.slices])
-        count = np.array([piece.count for piece in layout.slices])
-        begin = np.cumsum([0] + [len(table) for table in tables[:-1]])
-        slices = np.stack([start, count, np.cumsum(count) - count, begin], axis=1)
+        firsts = (np.cumsum(count) - count, np.cumsum(needed) - needed)
+        slices = np.stack([start, count, *firsts], axis=1)
         slots = self._slots(slices, pages)
         return _Batch(*(torch.from_numpy(array) for array in (pages, slices, slots)))
 
