@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import logging
 import os
 import platform
 import shutil
@@ -19,6 +20,8 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 __all__ = ["FLAGS", "SOURCES", "BuildError", "build", "default_cache", "key"]
+
+_logger = logging.getLogger(__name__)
 
 SOURCES = Path(__file__).parent / "src"
 NAME = "agentrt_native"
@@ -70,6 +73,7 @@ def build(cache: Path, flags: Sequence[str], torch_version: str) -> tuple[Path, 
             done.parent.mkdir(parents=True, exist_ok=True)
             with _locked(done.parent / f"{name}.lock"):
                 if not library.is_file():
+                    _logger.warning("Compiling the CPU kernels into %s: once, half a minute.", done)
                     _build_at(done, name, flags)
     except OSError as error:
         raise BuildError(f"{done}: {error.strerror or error}") from error
