@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     import torch
 
     from agentrt.engine.backend import TurnBackend
+    from agentrt.engine.cpu import Kernels
     from agentrt.engine.engine import Engine, EngineStatistics
     from agentrt.engine.model.base import Model
     from agentrt.engine.model.load import Implementation
@@ -76,7 +76,11 @@ class RuntimeConfig:
         max_waiting: turns that may wait; one more is refused.
         dtype: ``float32``, ``bfloat16``, or ``auto``: float32 on CPU, else bfloat16.
         device: a torch device, or ``auto``: CUDA if there is one.
-        threads: CPU threads of the engine; None takes those this process may use.
+        threads: CPU threads of the engine; None takes what affinity and cgroup allow, and fewer
+            while a busy neighbour slows steps down.
+        attention: ``auto`` takes our CPU kernels where they can be built, ``native`` insists on
+            them, ``torch`` does without.
+        quant: ``int8`` rounds the linear layers' weights (bfloat16 on CPU); None keeps them.
         sandbox: a sandbox kind, ``auto`` for the strongest that works, None for no sandboxes.
         image: image of docker sandboxes whose spec names none.
         trusted: lets ``auto`` fall back to plain processes. Only for work that ships with agentrt.
@@ -96,6 +100,8 @@ class RuntimeConfig:
     dtype: str = "auto"
     device: str = "auto"
     threads: int | None = None
+    attention: str = "auto"
+    quant: str | None = None
     sandbox: str | None = "auto"
     image: str | None = None
     trusted: bool = False
@@ -174,9 +180,17 @@ class Runtime:
                 stack.callback(governor.close)
             # Loading cannot be interrupted half-way; it is short.
             loaded = await anyio.to_thread.run_sync(_load, config, on_load)
+            kernels = await anyio.to_thread.run_sync(_prepare, config, loaded.model)
             model, tokenizer, name = loaded.model, loaded.tokenizer, loaded.name
             engine, tenants = _assemble(
-                config, model, tokenizer, name, on_event=on_event, on_step=on_step, clock=clock
+                config,
+                model,
+                kernels,
+                tokenizer,
+                name,
+                on_event=on_event,
+                on_step=on_step,
+                clock=clock,
             )
             await stack.enter_async_context(engine)
             runtime = cls(config, engine, model, tokenizer, name, choice, clock, tenants, governor)
@@ -274,7 +288,9 @@ def _load(config: RuntimeConfig, on_load: Callable[[int, int], None] | None) -> 
     """Load model and tokenizer; blocking."""
     import torch
 
-    torch.set_num_threads(config.threads or len(os.sched_getaffinity(0)))
+    from agentrt.engine.pace import allowed_threads
+
+    torch.set_num_threads(config.threads or allowed_threads())
     device = _device(config.device)
     wanted = Wanted(
         model=config.model,
@@ -284,6 +300,15 @@ def _load(config: RuntimeConfig, on_load: Callable[[int, int], None] | None) -> 
         pool_tokens=config.pool_tokens or SMALLEST_DEFAULT_POOL,
     )
     return load(wanted, on_load)
+
+
+def _prepare(config: RuntimeConfig, model: Model) -> Kernels:
+    """Compile kernels at their first use and pack the weights for them; blocking."""
+    from agentrt.engine.cpu import choose_kernels, prepare
+
+    kernels = choose_kernels(config.attention, model.device.type)
+    prepare(model, kernels, config.quant)
+    return kernels
 
 
 def _device(name: str) -> str:
@@ -313,6 +338,7 @@ def _dtype(name: str, device: str) -> torch.dtype:
 def _assemble(
     config: RuntimeConfig,
     model: Model,
+    kernels: Kernels,
     tokenizer: Tokenizer,
     name: str,
     *,
@@ -321,11 +347,13 @@ def _assemble(
     clock: Callable[[], float],
 ) -> tuple[Engine, TenantBook]:
     """Wire page cache, policy, scheduler, attention and backend into an engine."""
-    from agentrt.engine.attention.torch_paged import TorchPagedAttention
+    from agentrt.engine.cpu import make_attention
     from agentrt.engine.engine import Engine
     from agentrt.engine.kv import PageCache
     from agentrt.engine.observed import ObservedBackend
+    from agentrt.engine.pace import PacedBackend, allowed_threads
     from agentrt.engine.runner import TorchBackend
+    from agentrt.engine.tuner import ThreadTuner
 
     pages = _pool_pages(config, model)
     cost = OnlinePrefillCost()
@@ -333,10 +361,12 @@ def _assemble(
     retention = policy.retention
     kv = PageCache(pages, config.page_size, retention.score, rescore=retention.rescore)
     scheduler = Scheduler(kv, policy, config.scheduler_config(), step_observer=cost)
-    make_attention = partial(
-        TorchPagedAttention, model.config, pages, config.page_size, model.dtype, model.device
+    new_attention = partial(
+        make_attention, kernels, model.config, pages, config.page_size, model.dtype, model.device
     )
-    backend: TurnBackend = TorchBackend(model, make_attention(), rebuild=make_attention)
+    backend: TurnBackend = TorchBackend(model, new_attention(), rebuild=new_attention)
+    if config.threads is None and model.device.type == "cpu":
+        backend = PacedBackend(backend, ThreadTuner(allowed_threads()), clock)
     if on_step is not None:
         backend = ObservedBackend(backend, on_step, clock)
     engine = Engine(

@@ -23,7 +23,7 @@ class TokenLogprob:
     """``(token, logprob)`` of the most likely tokens, best first."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class EngineSample(Sample):
     """A sample with what only the engine cares about; the scheduler sees a plain ``Sample``."""
 

@@ -217,8 +217,12 @@ class TorchBackend(TurnBackend):
                     f"with sample={piece.sample}."
                 )
             last = first + piece.count
-            self._tokens[first:last] = turn.ids[piece.start : end]
-            self._positions[first:last] = np.arange(piece.start, end)
+            if piece.count == 1:  # most slices, and a fraction of what ranges cost
+                self._tokens[first] = turn.ids[piece.start]
+                self._positions[first] = piece.start
+            else:
+                self._tokens[first:last] = turn.ids[piece.start : end]
+                self._positions[first:last] = np.arange(piece.start, end)
             if piece.sample:
                 rows.append(last - 1)
             first = last

@@ -74,6 +74,16 @@ def command(
         typer.Option("--max-wait", min=0, metavar="SECONDS", help="After it, no turn overtakes."),
     ] = 600.0,
     dtype: Annotated[str, typer.Option("--dtype", help="auto, float32 or bfloat16.")] = "auto",
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", min=1, help="CPU threads; default: what helps, within limits."),
+    ] = None,
+    attention: Annotated[
+        str, typer.Option("--attention", help="CPU kernels: auto, native or torch.")
+    ] = "auto",
+    quant: Annotated[
+        str | None, typer.Option("--quant", help="int8: smaller weights, on CPU in bfloat16.")
+    ] = None,
     api_keys: Annotated[
         Path | None,
         typer.Option("--api-keys", metavar="FILE", help="Lines 'KEY TENANT'; default: no keys."),
@@ -135,6 +145,9 @@ def command(
         max_seqs=max_seqs,
         max_wait=max_wait,
         dtype=dtype,
+        threads=threads,
+        attention=attention,
+        quant=quant,
         tenants=_tenants(config_file),
         sandbox=_kind(sandbox),
         image=image,

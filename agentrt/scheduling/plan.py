@@ -111,7 +111,7 @@ class StepPlan:
         return sum(piece.count for piece in self.slices)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Sample:
     """What a step produced for one sampled slice.
 
@@ -121,6 +121,8 @@ class Sample:
     cannot go on (then also for slices that were not to be sampled). ``tool`` names the tool that
     the output calls, if the backend recognised one.
     """
+
+    # Not frozen, for the reason of ``SeqSlice``.
 
     tokens: Sequence[int]
     finish: Literal["stop", "failed"] | None = None
