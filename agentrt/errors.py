@@ -12,6 +12,7 @@ __all__ = [
     "Cancelled",
     "CapacityError",
     "ConfigError",
+    "GrammarError",
     "GuideError",
     "InternalError",
     "InvalidRequest",
@@ -93,6 +94,17 @@ class RequestError(AgentRTError):
 
 class InvalidRequest(RequestError, ValueError):
     """A field of the request is out of its range or not supported."""
+
+
+class GrammarError(InvalidRequest):
+    """A grammar cannot be used: malformed, unsupported, or no output matches it.
+
+    ``param`` names the field that holds it.
+    """
+
+    def __init__(self, param: str, problem: str, *, remedy: str) -> None:
+        super().__init__(f"{param} {problem}.", remedy=remedy)
+        self.param = param
 
 
 class Cancelled(RequestError):

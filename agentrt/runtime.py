@@ -75,6 +75,8 @@ class RuntimeConfig:
         image: image of docker sandboxes whose spec names none.
         trusted: lets ``auto`` fall back to plain processes. Only for work that ships with agentrt.
         tenants: weights and quotas by tenant; who is missing has weight 1 and no quota.
+        draft: ``off``, ``ngram``, or ``auto``: guesses at what was read before are computed along
+            with decodes, always or where that measures faster. It changes no token.
         governor: budgets of hosts, tenants and programs for tool calls, and how they are governed.
     """
 
@@ -93,6 +95,7 @@ class RuntimeConfig:
     image: str | None = None
     trusted: bool = False
     tenants: Mapping[str, TenantSettings] = field(default_factory=dict)
+    draft: str = "auto"
     governor: GovernorConfig = field(default_factory=GovernorConfig)
 
     def scheduler_config(self) -> SchedulerConfig:
@@ -312,6 +315,7 @@ def _assemble(
 ) -> tuple[Engine, TenantBook]:
     """Wire page cache, policy, scheduler, attention and backend into an engine."""
     from agentrt.engine.attention.torch_paged import TorchPagedAttention
+    from agentrt.engine.draft import make_drafter
     from agentrt.engine.engine import Engine
     from agentrt.engine.kv import PageCache
     from agentrt.engine.observed import ObservedBackend
@@ -322,11 +326,18 @@ def _assemble(
     policy, tenants = _policy(config, cost, pages * config.page_size)
     retention = policy.retention
     kv = PageCache(pages, config.page_size, retention.score, rescore=retention.rescore)
-    scheduler = Scheduler(kv, policy, config.scheduler_config(), step_observer=cost)
     attention = TorchPagedAttention(
         model.config, pages, config.page_size, model.dtype, model.device
     )
-    backend: TurnBackend = TorchBackend(model, attention)
+    computes = TorchBackend(model, attention)
+    scheduler = Scheduler(
+        kv,
+        policy,
+        config.scheduler_config(),
+        step_observer=cost,
+        drafter=make_drafter(config.draft, computes.foresee),
+    )
+    backend: TurnBackend = computes
     if on_step is not None:
         backend = ObservedBackend(backend, on_step, clock)
     engine = Engine(

@@ -63,6 +63,10 @@ def command(
         typer.Option("--max-wait", min=0, metavar="SECONDS", help="After it, no turn overtakes."),
     ] = 600.0,
     dtype: Annotated[str, typer.Option("--dtype", help="auto, float32 or bfloat16.")] = "auto",
+    draft: Annotated[
+        str,
+        typer.Option("--draft", help="Guess tokens from what was read: auto, ngram or off."),
+    ] = "auto",
     api_keys: Annotated[
         Path | None,
         typer.Option("--api-keys", metavar="FILE", help="Lines 'KEY TENANT'; default: no keys."),
@@ -123,6 +127,7 @@ def command(
         max_seqs=max_seqs,
         max_wait=max_wait,
         dtype=dtype,
+        draft=draft,
         tenants=_tenants(config_file),
         sandbox=_kind(sandbox),
         image=image,
