@@ -61,7 +61,9 @@ class _FakeTurn:
             return self.choices.allowed[free % len(self.choices.allowed)]
         if self.grammar is not None:
             allowed = _allowed(self.grammar.mask(), vocab_size)
-            return allowed[free % len(allowed)]
+            return (
+                free % vocab_size if free % vocab_size in allowed else allowed[free % len(allowed)]
+            )
         return free % vocab_size
 
     def take(self, token: int) -> bool:
