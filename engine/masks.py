@@ -31,9 +31,13 @@ class MaskTimes:
 
 @dataclass(frozen=True, slots=True)
 class _Ahead:
-    """Masks of the next tokens; ``forced`` must come next; ``error`` says why nothing can."""
+    """Masks of the next tokens; ``forced`` must come next; ``error`` says why nothing can.
+
+    ``empty`` has, for each mask, whether it blocks every token.
+    """
 
     blocked: tuple[torch.Tensor, ...]
+    empty: tuple[bool, ...]
     forced: tuple[int, ...]
     error: str | None
 
@@ -81,11 +85,13 @@ class MaskWorker:
             if not cursor.push(token) or cursor.done:
                 break
             blocked.append(self._blocked(cursor))
-        error = cursor.error
+        ahead = _Ahead(
+            tuple(blocked), tuple(bool(each.all()) for each in blocked), forced, cursor.error
+        )
         cursor.rewind(place)
         self.times.masks += len(blocked) - (first is not None)
         self.times.computing += self.clock() - started
-        return _Ahead(tuple(blocked), forced, error)
+        return ahead
 
     def _blocked(self, cursor: GrammarCursor) -> torch.Tensor:
         """Return which tokens must not come next: bool ``[vocab]``."""
@@ -114,7 +120,7 @@ class GrammarTurn:
     def error(self) -> str | None:
         """Why no token can be drawn, None if one can."""
         error = self._misfit or self._wait().error
-        if error is None and bool(self.blocked.all()):
+        if error is None and self._wait().empty[self._at]:
             return "no token of the model may come next"
         return error
 

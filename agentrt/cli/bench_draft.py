@@ -1,10 +1,11 @@
-"""`agentrt bench draft`: what drafting saves on recorded sessions."""
+"""`agentrt bench draft` and `masks`: what guesses save, and what grammars cost."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
@@ -14,7 +15,7 @@ from agentrt.cli.bench_run import print_json
 if TYPE_CHECKING:
     from agentrt.bench.drafting import DraftSavings
 
-__all__ = ["draft"]
+__all__ = ["draft", "masks"]
 
 
 def draft(
@@ -56,3 +57,28 @@ def _table(rows: list[DraftSavings]) -> Table:
             f"{row.acceptance:.0%}",
         )
     return table
+
+
+def masks(
+    model: Model = None,
+    turns: Annotated[int, typer.Option(min=1, help="Turns that decode together.")] = 8,
+    steps: Annotated[int, typer.Option(min=2, help="Decode steps at most.")] = 60,
+    as_json: AsJson = False,
+) -> None:
+    """Measure what a grammar of JSON objects adds to decode steps.
+
+    Example: agentrt bench masks --turns 32
+    """
+    from agentrt.bench.masks import measure_masks
+    from agentrt.engine.model.make import ensure_default_model
+
+    directory = Path(model) if model is not None else ensure_default_model()
+    cost = measure_masks(directory, turns, steps)
+    if as_json:
+        print_json({"model": directory.name, **cost.to_json()})
+    else:
+        Console(highlight=False).print(
+            f"{cost.turns} turns, {cost.steps} steps: {cost.plain_step:.2f} ms a step without a "
+            f"grammar, {cost.grammar_step:.2f} with; a mask takes {cost.mask_us:.0f} µs, and a "
+            f"step waited {1e3 * cost.waiting:.1f} µs for masks."
+        )
