@@ -31,6 +31,7 @@ from agentrt.cli.bench_options import (
     Rate,
     SandboxOption,
     Seed,
+    TellTurns,
     TimeScale,
     TokenScale,
     TurnFactor,
@@ -77,6 +78,7 @@ def run(
     gap_cv: GapCv = None,
     turn_factor: TurnFactor = 1,
     deadline: Deadline = None,
+    tell_turns: TellTurns = False,
     model: Model = None,
     sandbox: SandboxOption = None,
     out: Out = None,
@@ -105,6 +107,7 @@ def run(
         gap_cv=gap_cv,
         turn_factor=turn_factor,
         deadline=deadline,
+        tell_turns=tell_turns,
         model=model,
         sandbox=sandbox,
     )
