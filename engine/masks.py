@@ -7,6 +7,7 @@ are computed along, as the guesses are known before the step.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +19,8 @@ import torch
 from agentrt.engine.matcher import CompiledGrammar, GrammarCursor
 
 __all__ = ["GrammarTurn", "MaskTimes", "MaskWorker"]
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -75,6 +78,16 @@ class MaskWorker:
         return self._executor.submit(self._compute, cursor, tuple(draft), first)
 
     def _compute(
+        self, cursor: GrammarCursor, draft: Sequence[int], first: torch.Tensor | None
+    ) -> _Ahead:
+        try:
+            return self._look(cursor, draft, first)
+        except Exception as error:  # whatever the library raises is this one turn's end
+            _logger.exception("A grammar's masks could not be computed")
+            nothing = torch.ones(self._vocab_size, dtype=torch.bool, device=self._device)
+            return _Ahead((nothing,), (True,), (), f"its masks could not be computed: {error!r}")
+
+    def _look(
         self, cursor: GrammarCursor, draft: Sequence[int], first: torch.Tensor | None
     ) -> _Ahead:
         started = self.clock()
@@ -147,9 +160,9 @@ class GrammarTurn:
 
     def foresee(self, guess: Sequence[int]) -> Sequence[int]:
         """Return what must come next where there is no choice, else the legal part of a guess."""
-        forced = self._wait().forced
-        if forced or self.done:
-            return forced
+        ahead = self._wait()
+        if ahead.forced or self.done or ahead.error is not None or self._misfit is not None:
+            return ahead.forced
         return guess[: self._cursor.legal(guess)] if guess else guess
 
     def _wait(self) -> _Ahead:

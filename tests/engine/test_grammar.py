@@ -252,6 +252,18 @@ class TestMasks:
             thread.join(10)
         assert not any(thread.is_alive() for thread in mine)
 
+    def test_what_the_library_raises_ends_the_turn_with_a_reason(self, compiler, caplog):
+        class Broken:
+            def start(self):
+                cursor = compiler.compile(Grammar.regex("a+")).start()
+                cursor._matcher = SimpleNamespace(compute_ff_tokens=list, rollback=None)
+                return cursor
+
+        turn = GrammarTurn(Broken(), MaskWorker(VOCAB))
+        assert "masks could not be computed" in turn.error
+        assert list(turn.foresee([1, 2])) == []
+        assert "compute_bitmask" in caplog.text
+
     def test_what_must_come_is_foreseen_and_guesses_are_cut_where_they_do_not_fit(
         self, compiler, tokenizer
     ):
