@@ -102,8 +102,8 @@ class GrammarError(InvalidRequest):
     ``param`` names the field that holds it.
     """
 
-    def __init__(self, param: str, problem: str, *, remedy: str) -> None:
-        super().__init__(f"{param} {problem}.", remedy=remedy)
+    def __init__(self, message: str, *, remedy: str, param: str = "grammar") -> None:
+        super().__init__(message, remedy=remedy)
         self.param = param
 
 

@@ -18,13 +18,13 @@ import anyio.to_thread
 
 from agentrt.engine.backend import TurnBackend
 from agentrt.engine.choices import ChoiceTrie, encode_choices
-from agentrt.engine.grammar import Grammar
+from agentrt.engine.grammar import Grammar, grammar_error
 from agentrt.engine.loop import EngineLoop
 from agentrt.engine.output import StreamTokenizer, TurnOutput
 from agentrt.engine.params import SamplingParams
 from agentrt.engine.statistics import EngineStatistics
 from agentrt.engine.stream import Bridge, Chunk, TurnStream
-from agentrt.errors import BackendUnavailable, GrammarError, InvalidRequest
+from agentrt.errors import BackendUnavailable, InvalidRequest
 from agentrt.scheduling.graph_declared import DeclaredGraph, Edge, Step
 from agentrt.scheduling.hints import NO_HINTS, TurnHints
 from agentrt.scheduling.plan import Event, SchedulerProtocol, ToolEvent, TurnRequest
@@ -282,9 +282,9 @@ def _make_compiler(tokenizer: object, eos_ids: frozenset[int], grammar: Grammar)
             remedy="Run `pip install llguidance`, or leave the grammar out.",
         ) from error
     if not isinstance(tokenizer, GrammarTokenizer):
-        raise GrammarError(
+        raise grammar_error(
             grammar.field,
             "needs a tokenizer that says what its tokens are",
-            remedy="Leave the grammar out, or give the engine a tokenizer with definition().",
+            "Leave the grammar out, or give the engine a tokenizer with definition().",
         )
     return GrammarCompiler(tokenizer, eos_ids)

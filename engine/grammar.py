@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 from agentrt.errors import GrammarError, InternalError
 
-__all__ = ["Grammar", "GrammarKind", "check_compiled"]
+__all__ = ["Grammar", "GrammarKind", "check_compiled", "grammar_error"]
 
 GrammarKind: TypeAlias = Literal["json_schema", "regex", "lark"]
 MAX_SOURCE = 1_000_000
@@ -51,8 +51,8 @@ class Grammar:
                 raise TypeError("a schema is an object")
             source = json.dumps(parsed)
         except (ValueError, TypeError, RecursionError) as error:
-            raise GrammarError(
-                field, f"is no JSON schema: {error}", remedy="Send a JSON schema, an object."
+            raise grammar_error(
+                field, f"is no JSON schema: {error}", "Send a JSON schema, an object."
             ) from error
         return cls("json_schema", source, field)
 
@@ -84,8 +84,8 @@ class Grammar:
             GrammarError: there is no tool, or its parameters are no JSON schema.
         """
         if not tools:
-            raise GrammarError(
-                field, "has no tool that could be called", remedy="Send at least one function tool."
+            raise grammar_error(
+                field, "has no tool that could be called", "Send at least one function tool."
             )
         functions = [tool.get("function", tool) for tool in tools]
         rules = [_tool_rules(number, each, field) for number, each in enumerate(functions)]
@@ -102,11 +102,16 @@ class Grammar:
         """
         text = isinstance(self.source, str) and 1 <= len(self.source) <= MAX_SOURCE
         if self.kind not in ("json_schema", "regex", "lark") or not text:
-            raise GrammarError(
+            raise grammar_error(
                 self.field,
                 f"is no text of 1 to {MAX_SOURCE} characters, or of a kind that is not known",
-                remedy="Make it with Grammar.json_schema, .regex, .lark or .tool_calls.",
+                "Make it with Grammar.json_schema, .regex, .lark or .tool_calls.",
             )
+
+
+def grammar_error(field: str, problem: str, remedy: str) -> GrammarError:
+    """Return the error of a grammar that ``field`` holds; its message begins with the field."""
+    return GrammarError(f"{field} {problem}.", remedy=remedy, param=field)
 
 
 def check_compiled(grammar: Grammar | None, compiled: object) -> None:
@@ -123,10 +128,10 @@ def _tool_rules(number: int, function: Mapping[str, Any], field: str) -> str:
     """Return the rules of one tool: a root of its own for its schema, so that ``$ref`` works."""
     parameters = function.get("parameters") or {}
     if not isinstance(parameters, Mapping):
-        raise GrammarError(
+        raise grammar_error(
             f"{field}[{number}].function.parameters",
             "is no JSON schema",
-            remedy="Send a JSON schema, an object, or leave it out.",
+            "Send a JSON schema, an object, or leave it out.",
         )
     schema = {"x-guidance": _COMPACT, "type": "object", **parameters}
     name = json.dumps(function.get("name"), ensure_ascii=False)

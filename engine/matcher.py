@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
-from agentrt.engine.grammar import Grammar
+from agentrt.engine.grammar import Grammar, grammar_error
 from agentrt.errors import GrammarError
 
 __all__ = ["CompiledGrammar", "GrammarCompiler", "GrammarCursor", "GrammarTokenizer"]
@@ -155,11 +155,11 @@ class GrammarCompiler:
 
 def _unusable(grammar: Grammar, problem: str) -> GrammarError:
     kind = {"json_schema": "JSON schema", "regex": "regular expression", "lark": "Lark grammar"}
-    return GrammarError(
+    return grammar_error(
         grammar.field,
         f"cannot be used, as its {kind[grammar.kind]} is malformed, not supported or matches "
         f"nothing: {_first_lines(problem)}",
-        remedy="Change what the message names, or leave the field out.",
+        "Change what the message names, or leave the field out.",
     )
 
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from agentrt.engine.grammar import Grammar
-from agentrt.errors import GrammarError, InvalidRequest
+from agentrt.engine.grammar import Grammar, grammar_error
+from agentrt.errors import InvalidRequest
 
 __all__ = ["MAX_CHOICES", "MAX_CHOICE_LENGTH", "MAX_LOGPROBS", "SamplingParams"]
 
@@ -82,8 +82,8 @@ class SamplingParams:
     def _check_grammar(self, grammar: Grammar) -> None:
         grammar.validate()
         if self.choices is not None:
-            raise GrammarError(
-                grammar.field, "is set together with choices", remedy="Leave out one of the two."
+            raise grammar_error(
+                grammar.field, "is set together with choices", "Leave out one of the two."
             )
 
     def _check_choices(self, choices: object) -> None:
