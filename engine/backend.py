@@ -34,6 +34,8 @@ class EngineSample(Sample):
     """One for each of ``tokens``, or empty if the request did not ask."""
     error: str | None = None
     """Why ``finish`` is ``failed``."""
+    own: bool = False
+    """The failure is the request's own, as of a grammar that cannot go on; nothing is broken."""
 
 
 class TurnBackend(Protocol):
@@ -70,4 +72,12 @@ class TurnBackend(Protocol):
 
     def close(self, turn_id: str) -> None:
         """Forget a turn; unknown ids are ignored."""
+        ...
+
+    def restart(self) -> None:
+        """Make what computes anew after a fault: no page holds anything then, no copy is under way.
+
+        Turns stay open, with their tokens and the state of their sampling. No turn holds pages
+        while this runs. What it raises counts as another fault.
+        """
         ...

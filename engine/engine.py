@@ -18,6 +18,7 @@ import anyio.to_thread
 
 from agentrt.engine.backend import TurnBackend
 from agentrt.engine.choices import ChoiceTrie, encode_choices
+from agentrt.engine.faults import RestartLimits
 from agentrt.engine.grammar import Grammar, grammar_error
 from agentrt.engine.loop import EngineLoop
 from agentrt.engine.output import StreamTokenizer, TurnOutput
@@ -89,6 +90,7 @@ class Engine:
             raises is logged and counted, and stops nothing.
         check: verify the scheduler's integrity after every step; for tests, as it takes time.
         called_tool: names the tool that an answer calls, for turns that do not say it ahead.
+        limits: how often the engine may start anew after faults.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class Engine:
         on_event: Callable[[Event], None] | None = None,
         check: bool = False,
         called_tool: Callable[[str], str | None] | None = None,
+        limits: RestartLimits | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._eos_ids = eos_ids | (tokenizer.eos_ids if tokenizer is not None else frozenset())
@@ -113,6 +116,7 @@ class Engine:
             on_event=on_event,
             check=check,
             called_tool=called_tool,
+            limits=limits,
         )
         self._thread: threading.Thread | None = None
         self._compiler: GrammarCompiler | None = None
@@ -166,8 +170,8 @@ class Engine:
             raise BackendUnavailable(
                 "The engine was not started.", remedy="Call start(), or use `async with engine`."
             )
-        asked = (request.prompt, request.sampling, forced, choices, grammar)
-        self._loop.submit(turn, *asked, output, stream)
+        asked = (request.prompt, request.sampling, forced, choices)
+        self._loop.submit(turn, *asked, output, stream, grammar)
         await stream.accepted()
         return stream
 

@@ -15,9 +15,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
+
+# How long an example takes is no matter of correctness: nothing fails on a slow machine.
+settings.register_profile("agentrt", deadline=None)
+settings.load_profile("agentrt")
 
 collect_ignore = [] if os.environ.get("AGENTRT_IN_VM") else ["vm"]
 

@@ -317,6 +317,14 @@ class SchedulerProtocol(Protocol):
         """Take note of transfers whose copies are done."""
         ...
 
+    def restart(self, now: float) -> None:
+        """Take note that all KV is lost. No step may be under way.
+
+        Running turns go back to the queue, to be computed again from their tokens; pins are broken;
+        copies that are under way are given up, and the driver must not report them.
+        """
+        ...
+
     def take_events(self) -> list[Event]:
         """Return events that arose outside ``commit``: pins ended, turns cancelled."""
         ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from agentrt.engine.attention.base import BatchLayout, SliceLayout
-from agentrt.engine.model.config import ModelConfig
+from agentrt.engine.model.config import ModelShape
 from agentrt.errors import InternalError
 
 __all__ = ["PagePool"]
@@ -20,7 +20,7 @@ class PagePool:
 
     def __init__(
         self,
-        config: ModelConfig,
+        config: ModelShape,
         num_pages: int,
         page_size: int,
         dtype: torch.dtype,

@@ -22,6 +22,7 @@ from agentrt.engine.choices import ChoiceCursor, ChoiceTrie
 from agentrt.engine.draft import make_drafter
 from agentrt.engine.engine import Engine, EngineRequest
 from agentrt.engine.fake import FakeTurnBackend
+from agentrt.engine.faults import FaultWatch, RestartLimits
 from agentrt.engine.grammar import Grammar
 from agentrt.engine.kv import PageCache
 from agentrt.engine.masks import GrammarTurn, MaskWorker
@@ -477,7 +478,10 @@ def test_a_grammar_that_gets_too_complex_fails_its_turn_and_no_other(tiny_model_
             SeqSlice(turn_id, start, 3 + step - start, range(16 * i, 16 * i + 16), True)
             for i, (turn_id, start) in enumerate(starts.items())
         ]
-        samples = backend.run(StepPlan(tuple(pieces))).samples
+        plan = StepPlan(tuple(pieces))
+        result = backend.run(plan)
+        samples = result.samples
+        assert FaultWatch(RestartLimits(bad_turns=1)).of_result(plan, result, 0.0) is None
         assert samples["other"].finish is None
         if "tight" in samples and samples["tight"].finish == "failed":
             failed = samples["tight"]
