@@ -92,7 +92,7 @@ class RuntimeConfig:
 
     model: str | None = None
     model_impl: Implementation = "auto"
-    policy: str = "fixed-ttl=30"
+    policy: str = "agentrt"
     pool_tokens: int | None = None
     page_size: int = 16
     max_seqs: int = 64
