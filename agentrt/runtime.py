@@ -85,12 +85,14 @@ class RuntimeConfig:
         image: image of docker sandboxes whose spec names none.
         trusted: lets ``auto`` fall back to plain processes. Only for work that ships with agentrt.
         tenants: weights and quotas by tenant; who is missing has weight 1 and no quota.
+        draft: ``off``, ``ngram``, or ``auto``: guesses at what was read before are computed along
+            with decodes, always or where that measures faster. It changes no token.
         governor: budgets of hosts, tenants and programs for tool calls, and how they are governed.
     """
 
     model: str | None = None
     model_impl: Implementation = "auto"
-    policy: str = "fixed-ttl=30"
+    policy: str = "agentrt"
     pool_tokens: int | None = None
     page_size: int = 16
     max_seqs: int = 64
@@ -106,6 +108,7 @@ class RuntimeConfig:
     image: str | None = None
     trusted: bool = False
     tenants: Mapping[str, TenantSettings] = field(default_factory=dict)
+    draft: str = "auto"
     governor: GovernorConfig = field(default_factory=GovernorConfig)
 
     def scheduler_config(self) -> SchedulerConfig:
@@ -348,6 +351,7 @@ def _assemble(
 ) -> tuple[Engine, TenantBook]:
     """Wire page cache, policy, scheduler, attention and backend into an engine."""
     from agentrt.engine.cpu import make_attention
+    from agentrt.engine.draft import make_drafter
     from agentrt.engine.engine import Engine
     from agentrt.engine.kv import PageCache
     from agentrt.engine.observed import ObservedBackend
@@ -360,11 +364,18 @@ def _assemble(
     policy, tenants = _policy(config, cost, pages * config.page_size)
     retention = policy.retention
     kv = PageCache(pages, config.page_size, retention.score, rescore=retention.rescore)
-    scheduler = Scheduler(kv, policy, config.scheduler_config(), step_observer=cost)
     new_attention = partial(
         make_attention, kernels, model.config, pages, config.page_size, model.dtype, model.device
     )
-    backend: TurnBackend = TorchBackend(model, new_attention(), rebuild=new_attention)
+    computes = TorchBackend(model, new_attention(), rebuild=new_attention)
+    scheduler = Scheduler(
+        kv,
+        policy,
+        config.scheduler_config(),
+        step_observer=cost,
+        drafter=make_drafter(config.draft, computes.foresee),
+    )
+    backend: TurnBackend = computes
     if config.threads is None and model.device.type == "cpu":
         backend = PacedBackend(backend, ThreadTuner(allowed_threads()), clock)
     if on_step is not None:
