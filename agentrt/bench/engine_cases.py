@@ -119,7 +119,9 @@ class Timings:
     ran its rounds alone, one engine after the other."""
 
 
-def make_row(case: Case, timings: Timings, bound: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def make_row(
+    case: Case, timings: Timings, bound: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Return the row of a case for the results file.
 
     ``ratio_to_best_peer`` is our speed over that of the fastest peer; None without peers.

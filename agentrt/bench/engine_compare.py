@@ -68,9 +68,7 @@ def _prefill(
         tell(f"{case.name}: round {turn} of {case.rounds}")
 
 
-def _decode(
-    case: Case, engines: dict[str, Asked], timings: Timings, tell: Tell, seed: int
-) -> None:
+def _decode(case: Case, engines: dict[str, Asked], timings: Timings, tell: Tell, seed: int) -> None:
     """Compute the prompts, then decode in rounds, the first one unmeasured."""
     try:
         for name in list(engines):

@@ -8,19 +8,21 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from agentrt.waiting import wait_passively  # noqa: E402
+from agentrt.waiting import wait_passively
 
 wait_passively(os.environ)
 
 import torch  # noqa: E402
-from wire import serve  # noqa: E402
+from wire import prompts, serve  # noqa: E402
 
 import agentrt  # noqa: E402
+from agentrt.bench import engine_parts as parts  # noqa: E402
 from agentrt.engine.backend import TurnBackend  # noqa: E402
 from agentrt.engine.choices import ChoiceTrie  # noqa: E402
 from agentrt.engine.cpu import choose_kernels, make_attention, prepare  # noqa: E402
@@ -31,6 +33,7 @@ from agentrt.engine.pace import PacedBackend  # noqa: E402
 from agentrt.engine.params import SamplingParams  # noqa: E402
 from agentrt.engine.runner import TorchBackend  # noqa: E402
 from agentrt.engine.tuner import ThreadTuner  # noqa: E402
+from agentrt.runtime import RuntimeConfig  # noqa: E402
 from agentrt.scheduling import (  # noqa: E402
     OnlinePrefillCost,
     Scheduler,
@@ -117,6 +120,7 @@ class Own:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
+        self._turns = 0
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
 
     def load(self, model: str, threads: int) -> dict[str, Any]:
@@ -129,17 +133,31 @@ class Own:
         prepare(self._model, self._kernels)
         used = "torch" if self._kernels.library is None else self._kernels.library.instructions
         version = f"{getattr(agentrt, '__version__', '?')}, torch {torch.__version__}"
-        return {"version": version, "note": f"bf16, kernels: {used}, policy program-fcfs"}
+        return {"version": version, "note": f"bf16, kernels: {used}"}
 
-    def start(self, prompts: list[list[int]], room: int) -> dict[str, Any]:
+    def start(self, asked: list[list[int]], room: int) -> dict[str, Any]:
         """Make the engine, then time the prompts."""
-        return asyncio.run_coroutine_threadsafe(self._start(prompts, room), self._loop).result()
+        return asyncio.run_coroutine_threadsafe(self._start(asked, room), self._loop).result()
 
-    async def _start(self, prompts: list[list[int]], room: int) -> dict[str, Any]:
-        each = -(-(len(prompts[0]) + room + 64) // PAGE) + 1
-        pages = each * len(prompts) + 2
+    async def _start(self, asked: list[list[int]], room: int) -> dict[str, Any]:
+        each = -(-(len(asked[0]) + room + 64) // PAGE) + 1
+        await self._make(each * len(asked) + 2)
+        await self._first("warm", [20, 21, 22])
+        sampling = SamplingParams(temperature=0.0, max_tokens=room + 60)
+        start = time.perf_counter()
+        streams = [
+            await self._engine.submit(EngineRequest(str(i), str(i), prompt, sampling))
+            for i, prompt in enumerate(asked)
+        ]
+        first = [(await anext(stream)).tokens[0] for stream in streams]
+        seconds = time.perf_counter() - start
+        self._readers = [asyncio.create_task(_read(stream)) for stream in streams]
+        await asyncio.to_thread(self._gate.shut)
+        return {"seconds": seconds, "tokens": first}
+
+    async def _make(self, pages: int) -> None:
         policy = make_policy(
-            "program-fcfs",
+            RuntimeConfig().policy,
             Surroundings(prefill_seconds=OnlinePrefillCost(), capacity=pages * PAGE, tenants={}),
         )
         kv = PageCache(pages, PAGE, policy.retention.score, rescore=policy.retention.rescore)
@@ -152,26 +170,45 @@ class Own:
         self._gate = Gate(paced)
         self._engine = Engine(Scheduler(kv, policy, SchedulerConfig()), self._gate)
         self._engine.start()
-        await self._turn("warm", [20, 21, 22], 2)
-        sampling = SamplingParams(temperature=0.0, max_tokens=room + 60)
-        start = time.perf_counter()
-        streams = [
-            await self._engine.submit(EngineRequest(str(i), str(i), prompt, sampling))
-            for i, prompt in enumerate(prompts)
-        ]
-        first = [(await anext(stream)).tokens[0] for stream in streams]
-        seconds = time.perf_counter() - start
-        self._readers = [asyncio.create_task(_read(stream)) for stream in streams]
-        await asyncio.to_thread(self._gate.shut)
-        return {"seconds": seconds, "tokens": first}
-
-    async def _turn(self, name: str, prompt: list[int], tokens: int) -> None:
-        sampling = SamplingParams(temperature=0.0, max_tokens=tokens)
-        await _read(await self._engine.submit(EngineRequest(name, name, prompt, sampling)))
 
     def steps(self, count: int) -> dict[str, Any]:
         """Let the gate through ``count`` steps, everything around them included."""
         return {"seconds": self._gate.allow(count)}
+
+    def again(self, prefix: int, new: int, vocabulary: int, seed: int) -> dict[str, Any]:
+        """Time a turn on a cached prefix beside a cold prompt of the same length."""
+        work = self._again(prefix, new, vocabulary, seed)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    async def _again(self, prefix: int, new: int, vocabulary: int, seed: int) -> dict[str, Any]:
+        known, cold = prompts(seed, 2, prefix + new, vocabulary)
+        await self._make(4 * (prefix + new) // PAGE)
+        await self._first("known", known[:prefix])
+        seconds = {"warm": await self._first("known", known)}
+        seconds["cold"] = await self._first("cold", cold)
+        await self._engine.aclose()
+        return seconds
+
+    async def _first(self, program: str, prompt: list[int]) -> float:
+        """Return the seconds that a turn of one token takes."""
+        self._turns += 1
+        sampling = SamplingParams(temperature=0.0, max_tokens=1)
+        request = EngineRequest(f"turn {self._turns}", program, prompt, sampling)
+        start = time.perf_counter()
+        await _read(await self._engine.submit(request))
+        return time.perf_counter() - start
+
+    def probe(self) -> dict[str, Any]:
+        """Return what this machine's memory and arithmetic give."""
+        return asdict(parts.machine_limits())
+
+    def part(self, name: str) -> dict[str, Any]:
+        """Return one of our own numbers."""
+        if name == "attention":
+            return {model: parts.attention_ratio(model) for model in ("m135", "m600")}
+        if name == "host":
+            return parts.host_milliseconds()
+        return {"share": parts.fragmentation()}
 
     def stop(self) -> dict[str, Any]:
         """Cancel the turns and end the engine."""

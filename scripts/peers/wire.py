@@ -9,6 +9,8 @@ environment runs this file.
     start {seed, batch, context, room}        -> {seconds, tokens}: prompts computed, first tokens
     steps {count}                             -> {seconds}: so many steps of the whole batch
     stop  {}                                  -> {}: the batch and its keys and values are gone
+
+Our own engine answers more: see its methods.
 """
 
 from __future__ import annotations
@@ -65,10 +67,8 @@ def serve(rig: Rig) -> None:
             elif do == "start":
                 made = prompts(request["seed"], request["batch"], request["context"], vocabulary)
                 answer = rig.start(made, request["room"])
-            elif do == "steps":
-                answer = rig.steps(request["count"])
             else:
-                answer = rig.stop()
-        except Exception as error:
+                answer = getattr(rig, do)(**request)
+        except Exception as error:  # noqa: BLE001 -- whatever it is, it is told
             answer = {"error": f"{type(error).__name__}: {error}".strip()}
         answers.write(json.dumps(answer) + "\n")
