@@ -150,9 +150,8 @@ class EngineBench:
         self.tell(f"{peer.name} loads {model}")
         python = self._pythons.get(peer.name, sys.executable)
         log = self.cache / f"{peer.name}.log"
-        child = stack.enter_context(
-            Child(peer.name, [python, str(self.scripts / peer.script)], log)
-        )
+        command = [python, str(self.scripts / peer.script)]
+        child = stack.enter_context(Child(peer.name, command, log, self.threads))
         about = child.ask("load", model=str(self.model(model)), threads=self.threads)
         if peer.label:
             about["note"] = f"{peer.label}; {about['note']}"

@@ -148,13 +148,14 @@ class Child:
         name: of the engine, for messages.
         command: starts it.
         log: takes what it prints.
+        threads: that OpenMP may use, for engines that only ask the environment.
     """
 
-    def __init__(self, name: str, command: Sequence[str], log: Path) -> None:
+    def __init__(self, name: str, command: Sequence[str], log: Path, threads: int = 1) -> None:
         self.name = name
         self._log = log
         self._said = b""
-        environ = {**os.environ, "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive")}
+        environ = {"OMP_WAIT_POLICY": "passive", **os.environ, "OMP_NUM_THREADS": str(threads)}
         with log.open("ab") as out:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=out, env=environ
