@@ -31,7 +31,7 @@ from agentrt.scheduling import (
 )
 from agentrt.scheduling.fairness import by_tenants
 from agentrt.scheduling.plan import Event
-from agentrt.scheduling.policy import Policy
+from agentrt.scheduling.policy import Policy, lru_score
 from agentrt.scheduling.tenants import TenantBook, TenantSettings, with_quotas
 from agentrt.tools import tool_name
 
@@ -63,6 +63,8 @@ class RuntimeConfig:
             real architecture and speaks nonsense.
         policy: a scheduling policy's name, see ``agentrt.scheduling.policy_names``.
         pool_tokens: KV tokens; None takes a quarter of the free memory, at most 131,072 tokens.
+        host_kv_bytes: host memory for KV that has no place in the pool; 0: none. What is copied
+            there and back is the policy's decision.
         page_size: tokens a KV page holds.
         max_seqs: turns that run at the same time at most.
         token_budget: tokens a step computes at most.
@@ -81,6 +83,7 @@ class RuntimeConfig:
     model: str | None = None
     policy: str = "fixed-ttl=30"
     pool_tokens: int | None = None
+    host_kv_bytes: int = 0
     page_size: int = 16
     max_seqs: int = 64
     token_budget: int = 512
@@ -316,16 +319,19 @@ def _assemble(
     from agentrt.engine.kv import PageCache
     from agentrt.engine.observed import ObservedBackend
     from agentrt.engine.runner import TorchBackend
+    from agentrt.tiering import host_tier
 
     pages = _pool_pages(config, model)
     cost = OnlinePrefillCost()
     policy, tenants = _policy(config, cost, pages * config.page_size)
     retention = policy.retention
     kv = PageCache(pages, config.page_size, retention.score, rescore=retention.rescore)
-    scheduler = Scheduler(kv, policy, config.scheduler_config(), step_observer=cost)
     attention = TorchPagedAttention(
         model.config, pages, config.page_size, model.dtype, model.device
     )
+    tier = host_tier(attention.page_tensors, config.host_kv_bytes)
+    host = None if tier is None else PageCache(tier.pages, config.page_size, lru_score)
+    scheduler = Scheduler(kv, policy, config.scheduler_config(), host=host, step_observer=cost)
     backend: TurnBackend = TorchBackend(model, attention)
     if on_step is not None:
         backend = ObservedBackend(backend, on_step, clock)
@@ -336,6 +342,7 @@ def _assemble(
         clock=clock,
         on_event=on_event,
         called_tool=partial(called_tool, command_name=tool_name),
+        mover=tier,
     )
     return engine, tenants
 

@@ -54,6 +54,14 @@ class TurnBackend(Protocol):
         """
         ...
 
+    def revise(self, turn_id: str, keep: int, tokens: Sequence[int]) -> None:
+        """Replace what follows the first ``keep`` prompt tokens of a turn without output.
+
+        Raises:
+            InvalidRequest: a token is not in the vocabulary; the turn is as it was.
+        """
+        ...
+
     def run(self, plan: StepPlan) -> StepResult:
         """Compute every slice of ``plan``; block until the samples are known.
 

@@ -18,17 +18,25 @@ import anyio.to_thread
 from agentrt.engine.backend import TurnBackend
 from agentrt.engine.choices import ChoiceTrie, encode_choices
 from agentrt.engine.loop import EngineLoop
+from agentrt.engine.opened import OpenTurn
 from agentrt.engine.output import StreamTokenizer, TurnOutput
 from agentrt.engine.params import SamplingParams
 from agentrt.engine.statistics import EngineStatistics
 from agentrt.engine.stream import Bridge, Chunk, TurnStream
+from agentrt.engine.tiers.base import PageMover
 from agentrt.errors import BackendUnavailable, InvalidRequest
 from agentrt.scheduling.graph_declared import DeclaredGraph, Edge, Step
 from agentrt.scheduling.hints import NO_HINTS, TurnHints
-from agentrt.scheduling.plan import Event, SchedulerProtocol, ToolEvent, TurnRequest
+from agentrt.scheduling.plan import (
+    Event,
+    OpenRequest,
+    SchedulerProtocol,
+    ToolEvent,
+    TurnRequest,
+)
 from agentrt.scheduling.tokens import TokenList
 
-__all__ = ["Chunk", "Engine", "EngineRequest", "EngineStatistics", "TurnStream"]
+__all__ = ["Chunk", "Engine", "EngineRequest", "EngineStatistics", "OpenTurn", "TurnStream"]
 
 _DEFAULT_SAMPLING = SamplingParams()
 
@@ -83,6 +91,8 @@ class Engine:
             raises is logged and counted, and stops nothing.
         check: verify the scheduler's integrity after every step; for tests, as it takes time.
         called_tool: names the tool that an answer calls, for turns that do not say it ahead.
+        mover: carries out the scheduler's transfers, where it has a host tier; started and closed
+            with the engine.
     """
 
     def __init__(
@@ -96,6 +106,7 @@ class Engine:
         on_event: Callable[[Event], None] | None = None,
         check: bool = False,
         called_tool: Callable[[str], str | None] | None = None,
+        mover: PageMover | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._eos_ids = eos_ids | (tokenizer.eos_ids if tokenizer is not None else frozenset())
@@ -107,6 +118,7 @@ class Engine:
             on_event=on_event,
             check=check,
             called_tool=called_tool,
+            mover=mover,
         )
         self._thread: threading.Thread | None = None
 
@@ -132,6 +144,26 @@ class Engine:
             QueueFull: too many turns are waiting.
             BackendUnavailable: the engine is not running, is shutting down, or has broken.
         """
+        return await self._hand_in(request, None)
+
+    def open(
+        self, prefix: Sequence[int], *, turn_id: str, program_id: str, context: str = "main"
+    ) -> OpenTurn:
+        """Open a turn whose prompt begins with ``prefix`` and is not complete yet.
+
+        It is computed as it grows, with what the turns of a step leave over. Never waits; what
+        goes wrong with it is logged, and shows in the sealed turn if it matters.
+
+        Raises:
+            InvalidRequest: ``prefix`` is empty.
+        """
+        if len(prefix) == 0:
+            raise InvalidRequest("prefix is empty.", remedy="Give prefix at least one token.")
+        request = OpenRequest(turn_id, program_id, TokenList(prefix), context)
+        self._loop.open(request, list(prefix))
+        return OpenTurn(turn_id, prefix, self._loop, self._hand_in)
+
+    async def _hand_in(self, request: EngineRequest, opened: str | None) -> TurnStream:
         request.validate()
         output = TurnOutput(
             request.sampling,
@@ -157,7 +189,9 @@ class Engine:
             raise BackendUnavailable(
                 "The engine was not started.", remedy="Call start(), or use `async with engine`."
             )
-        self._loop.submit(turn, request.prompt, request.sampling, forced, choices, output, stream)
+        self._loop.submit(
+            turn, request.prompt, request.sampling, forced, choices, output, stream, opened
+        )
         await stream.accepted()
         return stream
 

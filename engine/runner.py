@@ -51,6 +51,13 @@ class _Turn:
         self.ids[self.length] = token
         self.length += 1
 
+    def revise(self, keep: int, added: _Ids) -> None:
+        end = keep + len(added)
+        if end > len(self.ids):
+            self.ids = np.concatenate((self.ids[:keep], np.empty(end, np.int64)))
+        self.ids[keep:end] = added
+        self.length = self.prompt = end
+
     @property
     def must(self) -> int | None:
         """The token that comes next whatever the logits say."""
@@ -115,6 +122,15 @@ class TorchBackend(TurnBackend):
             sampling, seed, torch.from_numpy(ids), self._vocab_size, self._model.device, choices
         )
         self._turns[turn_id] = _Turn(ids, len(ids), len(ids), state, recorded)
+
+    def revise(self, turn_id: str, keep: int, tokens: Sequence[int]) -> None:
+        """Replace the end of a prompt; see :class:`~agentrt.engine.backend.TurnBackend`.
+
+        Raises:
+            InvalidRequest: a token is not in the vocabulary.
+        """
+        added = self._checked("tokens", tokens, empty=True)
+        self._turns[turn_id].revise(keep, added)
 
     def close(self, turn_id: str) -> None:
         """Forget a turn; unknown ids are ignored."""

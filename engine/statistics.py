@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from agentrt.engine.tiers.base import TierStatistics
 from agentrt.scheduling.plan import SchedulerStatistics
 
 __all__ = ["EngineState", "EngineStatistics"]
@@ -28,3 +29,5 @@ class EngineStatistics:
     failed_steps: int = 0
     """Steps that the backend raised in."""
     callback_errors: int = 0
+    tier: TierStatistics | None = None
+    """Copies to and from host memory, where there is such a tier."""

@@ -11,6 +11,7 @@ from agentrt.errors import InternalError
 from agentrt.scheduling.config import SchedulerConfig
 from agentrt.scheduling.kv import KVCache
 from agentrt.scheduling.listeners import Listeners
+from agentrt.scheduling.opened import OpenTurns
 from agentrt.scheduling.pins import PinBook
 from agentrt.scheduling.plan import Event, FinishReason, PinOutcome, TurnFinished, TurnRequest
 from agentrt.scheduling.policy import Policy
@@ -19,6 +20,10 @@ from agentrt.scheduling.state import ContextState, Pin, ProgramState, TurnState
 from agentrt.scheduling.transfers import TransferBook
 
 __all__ = ["Book", "Counters"]
+
+
+SEALED_TTL = 60.0
+"""Seconds that a sealed turn's pages are kept if it is never taken; else until it starts."""
 
 
 @dataclass(slots=True)
@@ -57,6 +62,7 @@ class Book:
         self.events: list[Event] = []
         self.counters = Counters()
         self.blocked_until: float | None = None
+        self.opened = OpenTurns(kv)
         self.transfers = None if host is None else TransferBook(kv, host)
         self.pins = PinBook(
             kv,
@@ -88,6 +94,12 @@ class Book:
         if found is None:
             found = program.contexts[request.context] = ContextState(program, request.context)
         return found
+
+    def seal(self, turn_id: str, context: ContextState, now: float) -> None:
+        """Keep what an open turn has computed for the context's turn that comes now."""
+        lease = self.opened.take(turn_id)
+        if lease is not None and not self.pins.add(context, lease, SEALED_TTL, now):
+            self.kv.release(lease, now)
 
     def wait(self, turn: TurnState) -> None:
         """Put a turn into the queue."""
@@ -159,7 +171,7 @@ class Book:
             self.transfers.end_owner(context.owner)
 
     def loaded(self, turn: TurnState, pages: int, now: float) -> None:
-        """Note that a turn's load is done: its first ``pages`` pages hold what they should."""
+        """Note that a turn's load is over: its first ``pages`` pages hold what they should."""
         turn.loading = None
         turn.computed = pages * self.kv.page_size
         self.publish(turn, turn.computed, now)
@@ -222,6 +234,7 @@ class Book:
         if any(turn.lease is not None or turn not in turn.state.waiting for turn in waiting):
             raise InternalError("A waiting turn holds pages, or its context does not know it.")
         leases = [turn.lease for turn in self.running] + self.pins.leases()
+        leases += self.opened.leases()
         if None in leases or len({id(lease) for lease in leases}) != len(leases):
             raise InternalError("A running turn holds no pages, or two holders share a lease.")
         held = sum(len(lease.pages) - lease.shared for lease in leases if lease is not None)

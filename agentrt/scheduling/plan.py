@@ -37,6 +37,29 @@ class TokenSource(Protocol):
         ...
 
 
+class GrowingSource(TokenSource, Protocol):
+    """Tokens of a prompt that is not complete yet."""
+
+    def revise(self, keep: int, tokens: Sequence[int]) -> None:
+        """Replace what follows the first ``keep`` tokens."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRequest:
+    """A turn that is opened before its prompt is complete. ``turn_id`` is not the sealed turn's."""
+
+    turn_id: str
+    program_id: str
+    tokens: GrowingSource
+    context: str = "main"
+
+    @property
+    def owner(self) -> str:
+        """The name under which the page cache knows the context (``ContextState.owner``)."""
+        return f"{self.program_id}\0{self.context}"
+
+
 @dataclass(frozen=True, slots=True)
 class TurnRequest:
     """One LLM call of a program, as handed to the scheduler.
@@ -255,19 +278,37 @@ class SchedulerStatistics:
     transfers: int = 0
     loaded_tokens: int = 0
     stored_tokens: int = 0
+    opened: int = 0
+    streamed_tokens: int = 0
 
 
 class SchedulerProtocol(Protocol):
     """The scheduler as its drivers see it. Not thread-safe: one driver owns it."""
 
-    def submit(self, request: TurnRequest, now: float) -> None:
-        """Queue a turn.
+    def submit(self, request: TurnRequest, now: float, opened: str | None = None) -> None:
+        """Queue a turn; ``opened`` names the open turn that it seals.
 
         Raises:
             ProgramTooLarge: its prompt and one token can never fit the pool.
             QueueFull: the waiting bound is reached.
             InvalidRequest: empty prompt, ``max_output < 1``, or a turn id already in use.
         """
+        ...
+
+    def open(self, request: OpenRequest) -> None:
+        """Have a prompt that is not complete yet computed ahead, with what no turn needs.
+
+        Raises:
+            InvalidRequest: the id is in use.
+        """
+        ...
+
+    def revise(self, turn_id: str, keep: int, tokens: Sequence[int], now: float) -> None:
+        """Replace what follows the first ``keep`` tokens of an open turn, if it is known."""
+        ...
+
+    def close(self, turn_id: str, now: float) -> None:
+        """Forget an open turn; what was computed of it stays cached. Unknown ids are ignored."""
         ...
 
     def plan(self, now: float, horizon: int = 1) -> StepPlan:
@@ -305,8 +346,10 @@ class SchedulerProtocol(Protocol):
         """Take note of a tool call's progress."""
         ...
 
-    def transferred(self, tickets: Collection[int], now: float) -> None:
-        """Take note of transfers whose copies are done."""
+    def transferred(
+        self, tickets: Collection[int], now: float, failed: Collection[int] = ()
+    ) -> None:
+        """Take note of transfers whose copies are done, and of those that failed."""
         ...
 
     def take_events(self) -> list[Event]:

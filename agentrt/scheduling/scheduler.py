@@ -22,8 +22,10 @@ from agentrt.scheduling.kv import KVCache
 from agentrt.scheduling.plan import (
     Event,
     FinishReason,
+    OpenRequest,
     Sample,
     SchedulerStatistics,
+    SeqSlice,
     StepPlan,
     StepResult,
     ToolEvent,
@@ -71,7 +73,7 @@ class Scheduler:
 
     # -- events from outside -------------------------------------------------------------------
 
-    def submit(self, request: TurnRequest, now: float) -> None:
+    def submit(self, request: TurnRequest, now: float, opened: str | None = None) -> None:
         """Queue a turn. See ``SchedulerProtocol.submit``."""
         self._validate(request)
         self._book.expire_pins(now)
@@ -79,6 +81,8 @@ class Scheduler:
         if context.last_end is not None and context.live_turns == 0:
             tool = request.hints.last_tool or context.tool
             self._book.policy.retention.returned(tool, now - context.last_end)
+        if opened is not None:
+            self._book.seal(opened, context, now)
         prompt, page = len(request.tokens), self._book.kv.page_size
         if context.pin is not None:
             keys = request.tokens.page_keys(page, (prompt - 1) // page)
@@ -117,6 +121,18 @@ class Scheduler:
                 remedy="Try again later, or raise max_waiting.",
             )
 
+    def open(self, request: OpenRequest) -> None:
+        """Compute a prompt ahead while it grows. See ``SchedulerProtocol.open``."""
+        self._book.opened.add(request)
+
+    def revise(self, turn_id: str, keep: int, tokens: Sequence[int], now: float) -> None:
+        """Replace the end of an open turn's tokens. See ``SchedulerProtocol.revise``."""
+        self._book.opened.revise(turn_id, keep, tokens, now)
+
+    def close(self, turn_id: str, now: float) -> None:
+        """Forget an open turn. See ``SchedulerProtocol.close``."""
+        self._book.opened.close(turn_id, now)
+
     def cancel(self, turn_id: str, now: float) -> bool:
         """End a turn: at once if no step is under way, else at its commit."""
         turn = self._book.turns.get(turn_id)
@@ -129,6 +145,7 @@ class Scheduler:
 
     def end_program(self, program_id: str, now: float) -> None:
         """Cancel the program's turns and let go of its KV."""
+        self._book.opened.end(program_id, now)
         program = self._book.programs.get(program_id)
         if program is None:
             return
@@ -144,6 +161,7 @@ class Scheduler:
 
     def end_context(self, program_id: str, context: str, now: float) -> None:
         """Let go of the KV of one context of a program, unless it has a turn under way."""
+        self._book.opened.end(program_id, now, context)
         program = self._book.programs.get(program_id)
         found = program.contexts.get(context) if program is not None else None
         if found is not None and found.live_turns == 0:
@@ -170,12 +188,19 @@ class Scheduler:
         if ttl is not None:
             self._book.pins.set_expiry(context, now + max(ttl, 0.0))
 
-    def transferred(self, tickets: Collection[int], now: float) -> None:
-        """Note that copies are done: what was loaded can be used, what was stored be found."""
+    def transferred(
+        self, tickets: Collection[int], now: float, failed: Collection[int] = ()
+    ) -> None:
+        """Note that copies are over: what was loaded can be used, what was stored be found.
+
+        What ``failed`` is as if it had never begun.
+        """
         if self._book.transfers is None:
             raise InternalError("A transfer ended, but there is no host tier.")
         for ticket in tickets:
             self._book.transfers.finish(ticket, now)
+        for ticket in failed:
+            self._book.transfers.finish(ticket, now, failed=True)
         self._book.unblock()
 
     def take_events(self) -> list[Event]:
@@ -195,6 +220,7 @@ class Scheduler:
         self._book.expire_pins(now)
         slices, budget = self._planner.continue_running(now)
         self._planner.admit(slices, budget, now)
+        self._planner.compute_ahead(slices, now)
         repeat = self._planner.repetitions(slices, horizon) if horizon > 1 else 1
         transfers = self._book.transfers
         new = transfers.take_new() if transfers is not None else ()
@@ -210,9 +236,12 @@ class Scheduler:
         started, self._in_flight = self._in_flight[1], None
         seconds = now - started
         turns, samples = self._book.turns, result.samples
-        total = 0
+        total = ahead = 0
         for piece in plan.slices:
-            turn, sample = turns[piece.turn_id], samples.get(piece.turn_id)
+            turn, sample = turns.get(piece.turn_id), samples.get(piece.turn_id)
+            if turn is None:
+                ahead += self._ahead(piece, sample, now)
+                continue
             if piece.sample != (sample is not None) and not _failed(sample):
                 raise InternalError(f"The step's samples do not fit its plan at {turn.turn_id}.")
             prefilled = 0
@@ -225,8 +254,14 @@ class Scheduler:
         self._book.counters.prefilled_tokens += total
         self._book.counters.steps += _repeated(plan, result)
         if self._observer is not None:
-            self._observer.observe(total, plan.tokens, seconds)
+            self._observer.observe(total + ahead, plan.tokens, seconds)
         return self.take_events()
+
+    def _ahead(self, piece: SeqSlice, sample: Sample | None, now: float) -> int:
+        """Account for a slice of an open turn; return how many of its tokens count."""
+        if piece.sample:
+            raise InternalError(f"Turn {piece.turn_id} of the step is not known.")
+        return self._book.opened.advance(piece, failed=_failed(sample), now=now)
 
     def _prefill(self, turn: TurnState, count: int, sample: Sample | None, now: float) -> int:
         """Move a prefill ``count`` tokens on and publish it; return how many were prefill."""
@@ -307,6 +342,8 @@ class Scheduler:
             transfers=0 if copies is None else len(copies),
             loaded_tokens=0 if copies is None else copies.loaded_tokens,
             stored_tokens=0 if copies is None else copies.stored_tokens,
+            opened=len(self._book.opened),
+            streamed_tokens=self._book.opened.tokens,
         )
 
     def check_integrity(self) -> None:

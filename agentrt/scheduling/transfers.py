@@ -25,7 +25,7 @@ class _UnderWay:
     host: KVLease
     pool: KVLease | None
     keys: Sequence[Hashable]
-    done: Callable[[float], None] | None
+    done: Callable[[float, bool], None] | None
 
 
 class TransferBook:
@@ -82,12 +82,12 @@ class TransferBook:
         keys: Sequence[Hashable],
         lease: KVLease,
         now: float,
-        done: Callable[[float], None],
+        done: Callable[[float, bool], None],
     ) -> int:
         """Copy what the host holds of ``keys`` into the private pages of ``lease``.
 
-        ``lease`` covers ``keys`` and stays the caller's, who must keep it until ``done`` is called.
-        Returns the ticket.
+        ``lease`` covers ``keys`` and stays the caller's, who must keep it until ``done`` is called
+        with the time and whether the pages hold what they should. Returns the ticket.
         """
         host = self._host.acquire(owner, keys, len(keys), now)
         if host is None or host.shared < len(keys):
@@ -104,7 +104,7 @@ class TransferBook:
         host: KVLease,
         pool: KVLease | None,
         keys: Sequence[Hashable],
-        done: Callable[[float], None] | None,
+        done: Callable[[float, bool], None] | None,
     ) -> int:
         self._tickets += 1
         transfer = Transfer(self._tickets, kind, tuple(pages), tuple(host_pages))
@@ -112,8 +112,10 @@ class TransferBook:
         self._new.append(transfer)
         return self._tickets
 
-    def finish(self, ticket: int, now: float) -> None:
-        """Take note that a copy is done: let go of its leases; what was stored can be found now.
+    def finish(self, ticket: int, now: float, *, failed: bool = False) -> None:
+        """Take note that a copy is over: let go of its leases; what was stored can be found now.
+
+        What ``failed`` is forgotten: a store is not found, a load's pages hold nothing.
 
         Raises:
             InternalError: no such copy is under way.
@@ -121,13 +123,13 @@ class TransferBook:
         copy = self._under_way.pop(ticket, None)
         if copy is None:
             raise InternalError(f"Transfer {ticket} ended, but none of that number is under way.")
-        if copy.transfer.kind == "store":
+        if copy.transfer.kind == "store" and not failed:
             self._host.publish(copy.host, copy.keys, now)
         self._host.release(copy.host, now)
         if copy.pool is not None:
             self._kv.release(copy.pool, now)
         if copy.done is not None:
-            copy.done(now)
+            copy.done(now, not failed)
 
     def check_integrity(self) -> None:
         """Raise ``InternalError`` if the host's pages do not add up."""
