@@ -266,10 +266,15 @@ class EngineLoop:
             if not self._commands and self._turns and self._stalled:
                 self._changed.wait(_STALL_WAIT)
             elif not (self._commands or self._turns or self._busy) and self._deadline is None:
-                self._changed.wait(_IDLE_WAIT)
+                self._changed.wait(self._idle_seconds())
             commands = list(self._commands)
             self._commands.clear()
             return commands, self._deadline
+
+    def _idle_seconds(self) -> float:
+        """Return how long there may be nothing to do: until KV is to be brought from the host."""
+        due = self._scheduler.next_prefetch()
+        return _IDLE_WAIT if due is None else min(max(due - self._clock(), 0.0), _IDLE_WAIT)
 
     def _obey(self, commands: list[_Submit | _Call]) -> None:
         for index, command in enumerate(commands):

@@ -15,6 +15,7 @@ from agentrt.scheduling.opened import OpenTurns
 from agentrt.scheduling.pins import PinBook
 from agentrt.scheduling.plan import Event, FinishReason, PinOutcome, TurnFinished, TurnRequest
 from agentrt.scheduling.policy import Policy
+from agentrt.scheduling.prefetch import Prefetcher
 from agentrt.scheduling.queue import WaitingQueue
 from agentrt.scheduling.state import ContextState, Pin, ProgramState, TurnState
 from agentrt.scheduling.transfers import TransferBook
@@ -71,6 +72,8 @@ class Book:
             self._pin_changed,
             policy.yields,
         )
+        transfers = self.transfers
+        self.prefetcher = None if transfers is None else Prefetcher(kv, transfers, self.pins)
         self.tell = Listeners(policy.listeners)
 
     def _pin_changed(self, context: ContextState, outcome: PinOutcome | None, now: float) -> None:
@@ -141,15 +144,36 @@ class Book:
             context.program.ending |= turn.request.last
         if turn.lease is None:
             return
-        keep = served and not context.program.ending
+        keep, stored = served and not context.program.ending, False
         if keep and self.transfers is not None and self.policy.tiering.offload(turn, now):
             keys = turn.request.tokens.page_keys(self.kv.page_size, turn.lease.shared)
-            self.transfers.store(context.owner, keys, now)
+            stored = self.transfers.store(context.owner, keys, now)
         ttl = self.policy.retention.turn_ended(turn, now) if keep else 0.0
         if ttl > 0 and self.pins.add(context, turn.lease, ttl, now):
             turn.lease = None
         else:
             self.drop_lease(turn, now)
+        if stored and self.prefetcher is not None and context.live_turns == 1:
+            self.prefetcher.ask(context, keys, self.policy.tiering.prefetch(context, now))
+
+    def foresee(self, context: ContextState, now: float) -> None:
+        """A context's tool made progress: its KV may be wanted at another time."""
+        keys = self.prefetcher.keys(context) if self.prefetcher is not None else None
+        if self.prefetcher is not None and keys is not None:
+            self.prefetcher.ask(context, keys, self.policy.tiering.prefetch(context, now))
+
+    def prefetch(self, now: float) -> None:
+        """Bring back what is due while nobody waits."""
+        if self.prefetcher is not None and not self.waiting:
+            self.prefetcher.run(len(self.running), now)
+
+    def on_its_way(self, turn: TurnState) -> bool:
+        """Whether a waiting turn's KV is being brought from the host."""
+        return self.prefetcher is not None and self.prefetcher.loading(turn.state)
+
+    def give_way(self, now: float) -> bool:
+        """Let go of pages that are held only for as long as no turn needs them; False: of none."""
+        return self.opened.give_way(now) or self.pins.yield_soft(now)
 
     def forget_if_ended(self, program: ProgramState, now: float) -> None:
         if not program.ending or program.live_turns or program.forgotten:
@@ -165,7 +189,10 @@ class Book:
 
     def let_go(self, context: ContextState, now: float) -> None:
         """A context is not expected back: end its pin, and let its KV go before any other."""
+        context.gone = True
         self.pins.end(context, "final", now)
+        if self.prefetcher is not None:
+            self.prefetcher.forget(context)
         self.kv.end_owner(context.owner)
         if self.transfers is not None:
             self.transfers.end_owner(context.owner)
@@ -235,6 +262,7 @@ class Book:
             raise InternalError("A waiting turn holds pages, or its context does not know it.")
         leases = [turn.lease for turn in self.running] + self.pins.leases()
         leases += self.opened.leases()
+        leases += self.prefetcher.leases() if self.prefetcher is not None else ()
         if None in leases or len({id(lease) for lease in leases}) != len(leases):
             raise InternalError("A running turn holds no pages, or two holders share a lease.")
         held = sum(len(lease.pages) - lease.shared for lease in leases if lease is not None)

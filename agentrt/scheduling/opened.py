@@ -97,6 +97,7 @@ class OpenTurns:
             request = turn.request
             if request.program_id == program_id and context in (None, request.context):
                 self.close(turn_id, now)
+                self._kv.end_owner(request.owner)
 
     # -- steps ---------------------------------------------------------------------------------
 

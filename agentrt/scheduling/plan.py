@@ -278,6 +278,7 @@ class SchedulerStatistics:
     transfers: int = 0
     loaded_tokens: int = 0
     stored_tokens: int = 0
+    prefetched_tokens: int = 0
     opened: int = 0
     streamed_tokens: int = 0
 
@@ -360,6 +361,13 @@ class SchedulerProtocol(Protocol):
         """Return when time alone may change a decision (a pin expires, a turn ages), if ever.
 
         A driver that plans with a horizon must not let a repeated step run past it.
+        """
+        ...
+
+    def next_prefetch(self) -> float | None:
+        """Return when KV is next to be brought back from the host, if no context returns before.
+
+        An idle driver should plan then.
         """
         ...
 

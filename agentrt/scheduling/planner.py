@@ -81,7 +81,7 @@ class Planner:
         while turn.lease is not None and len(turn.lease.pages) < needed:
             if book.kv.extend(turn.lease, needed):
                 return
-            if book.opened.give_way(now):
+            if book.give_way(now):
                 continue
             if len(book.running) > 1:
                 movable = [other for other in book.running if other.loading is None]
@@ -156,6 +156,8 @@ class Planner:
     def _verdict(self, turn: TurnState, now: float) -> Verdict:
         if self._book.waiting.aged(turn, now):
             return "start"
+        if self._book.on_its_way(turn):
+            return "hold"
         return self._book.policy.admission.verdict(turn, self._pool, now)
 
     def _enter(self, turn: TurnState, slices: list[SeqSlice], now: float) -> bool:
@@ -197,7 +199,7 @@ class Planner:
         lease = book.kv.acquire(turn.state.owner, keys, pages, now, spare=spare)
         fresh = pages - book.kv.match(keys) + spare if lease is None else 0
         while lease is None:
-            if not book.opened.give_way(now) and not (
+            if not book.give_way(now) and not (
                 self._may_break(turn, fresh, now) and book.break_pin(turn.state, now)
             ):
                 return False

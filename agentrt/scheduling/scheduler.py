@@ -81,6 +81,9 @@ class Scheduler:
         if context.last_end is not None and context.live_turns == 0:
             tool = request.hints.last_tool or context.tool
             self._book.policy.retention.returned(tool, now - context.last_end)
+        context.gone = False
+        if self._book.prefetcher is not None:
+            self._book.prefetcher.forget(context)
         if opened is not None:
             self._book.seal(opened, context, now)
         prompt, page = len(request.tokens), self._book.kv.page_size
@@ -187,6 +190,7 @@ class Scheduler:
         ttl = self._book.policy.retention.tool_event(context, event, now)
         if ttl is not None:
             self._book.pins.set_expiry(context, now + max(ttl, 0.0))
+        self._book.foresee(context, now)
 
     def transferred(
         self, tickets: Collection[int], now: float, failed: Collection[int] = ()
@@ -221,6 +225,7 @@ class Scheduler:
         slices, budget = self._planner.continue_running(now)
         self._planner.admit(slices, budget, now)
         self._planner.compute_ahead(slices, now)
+        self._book.prefetch(now)
         repeat = self._planner.repetitions(slices, horizon) if horizon > 1 else 1
         transfers = self._book.transfers
         new = transfers.take_new() if transfers is not None else ()
@@ -312,10 +317,16 @@ class Scheduler:
         """Return when the passing of time alone may change a decision, if no turn ends before."""
         return self._book.next_deadline(now)
 
+    def next_prefetch(self) -> float | None:
+        """Return when KV is next to be brought back from the host, if no turn comes before."""
+        prefetcher = self._book.prefetcher
+        # None is while turns wait; planning at that time would begin nothing.
+        return None if prefetcher is None or self._book.waiting else prefetcher.next_due()
+
     def statistics(self) -> SchedulerStatistics:
         """Return gauges and counters."""
         counts, counters, pins = self._book.kv.statistics(), self._book.counters, self._book.pins
-        copies = self._book.transfers
+        copies, ahead = self._book.transfers, self._book.prefetcher
         return SchedulerStatistics(
             running=len(self._book.running),
             waiting=len(self._book.waiting),
@@ -342,6 +353,7 @@ class Scheduler:
             transfers=0 if copies is None else len(copies),
             loaded_tokens=0 if copies is None else copies.loaded_tokens,
             stored_tokens=0 if copies is None else copies.stored_tokens,
+            prefetched_tokens=0 if ahead is None else ahead.pages * self._book.kv.page_size,
             opened=len(self._book.opened),
             streamed_tokens=self._book.opened.tokens,
         )

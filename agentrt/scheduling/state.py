@@ -35,7 +35,7 @@ class ProgramState:
 
 @dataclass(slots=True, eq=False)
 class Pin:
-    """A context's KV held after a turn ended, until ``expiry``."""
+    """A context's KV held after a turn ended, until ``expiry``; a ``soft`` one yields to any."""
 
     context: ContextState
     lease: KVLease
@@ -43,11 +43,15 @@ class Pin:
     ttl: float
     expiry: float
     tokens: int
+    soft: bool = False
 
 
 @dataclass(slots=True, eq=False)
 class ContextState:
-    """One line of prompts of a program. ``length`` is the tokens of its latest ended turn."""
+    """One line of prompts of a program. ``length`` is the tokens of its latest ended turn.
+
+    ``gone``: it is not expected back.
+    """
 
     program: ProgramState
     name: str
@@ -57,6 +61,7 @@ class ContextState:
     length: int = 0
     tool: str | None = None
     pin: Pin | None = None
+    gone: bool = False
 
     @property
     def owner(self) -> str:
