@@ -1,9 +1,9 @@
-"""Bringing KV back from the host before its context is expected: into free room only.
+"""Bringing KV back from the host before its context is expected, while there is room.
 
 A policy says, when a turn has ended and when its tool makes progress, from when on a context's KV
-should be in the pool again. It is then loaded into pages that are free while nobody waits, and held
-by a soft pin: one that yields to any turn that needs its pages. So it costs bandwidth, and no turn
-its place.
+should be in the pool again. It is then loaded, while nobody waits, into pages that no turn and no
+pin holds, and held by a soft pin: one that yields to any turn that needs its pages. So it costs
+bandwidth and what was used longest ago, and no turn its place.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
-from agentrt.errors import InternalError
 from agentrt.scheduling.kv import KVCache, KVLease
 from agentrt.scheduling.pins import PinBook
 from agentrt.scheduling.policy import Prefetch
@@ -22,9 +21,9 @@ from agentrt.scheduling.transfers import TransferBook
 __all__ = ["Prefetcher"]
 
 RETRY = 0.5
-"""Seconds until it is tried again where there was no free room."""
-ROOM = 20
-"""One in so many pages of the pool stays free: what runs grows."""
+"""Seconds until it is tried again where there was no room."""
+ROOM = 4
+"""One in so many pages of the pool stays without lease: for what runs and comes next."""
 
 
 @dataclass(slots=True, eq=False)
@@ -89,7 +88,7 @@ class Prefetcher:
         return self._due[0][0] if self._due else None
 
     def run(self, spare: int, now: float) -> None:
-        """Begin what is due; ``spare`` free pages are left besides a share of the pool."""
+        """Begin what is due; ``spare`` pages are left besides a share of the pool."""
         while (due := self.next_due()) is not None and due <= now:
             wish = heappop(self._due)[2]
             if self._begin(wish, spare + self._kv.total // ROOM, now):
@@ -107,11 +106,9 @@ class Prefetcher:
         target = max(found, held)
         if target == 0:
             return True
-        if target - held + spare > self._kv.statistics().free:
-            return False
-        lease = self._kv.acquire(context.owner, wish.keys[:target], target, now)
+        lease = self._kv.acquire(context.owner, wish.keys[:target], target, now, spare=spare)
         if lease is None:
-            raise InternalError(f"{target - held} free pages cannot be leased.")
+            return False
         if target == held:
             self._hold(context, lease, wish.keep, now)
             return True

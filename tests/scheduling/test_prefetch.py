@@ -1,4 +1,4 @@
-"""KV brought back from the host before its context returns: when, where to, and who it yields to."""
+"""KV brought back from the host before its context returns: when, where to, who it yields to."""
 
 from __future__ import annotations
 
@@ -73,12 +73,6 @@ class Bench:
         for _ in range(looks):
             self.look()
 
-    def push_out(self, name="filler", pages=9):
-        """Fill the pool with another program's pages, then end it: they are free to evict."""
-        self.submit(f"{name}/0", [7] * (pages * PAGE))
-        self.settle()
-        self.scheduler.end_program(name, self.now)
-
     def held(self, turn_id, tokens):
         keys = self.tokens[turn_id].page_keys(PAGE, tokens // PAGE)
         return self.kv.match(keys)
@@ -149,16 +143,17 @@ class TestWhen:
         bench.scheduler.tool_event(ToolEvent("a", "main", "frozen", "bash"), 7.0)
         assert bench.scheduler.next_prefetch() == 17.0
 
-    def test_it_waits_for_free_room(self):
+    def test_it_waits_for_room_that_nobody_holds(self):
         bench = Bench(pool=8)
         bench.submit("a/0", 16)
         bench.settle()
-        bench.push_out(pages=7)
+        bench.free_all()
+        held = bench.kv.acquire("other", [], 3, 0.0)
         bench.now = 10.0
         bench.settle()
         assert not bench.loads()
         assert bench.scheduler.next_prefetch() == pytest.approx(10.5)
-        bench.free_all()
+        bench.kv.release(held, bench.now)
         bench.now = 11.0
         bench.settle()
         assert bench.held("a/0", 16) == 4
