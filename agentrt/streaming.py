@@ -54,10 +54,11 @@ class OpenChat:
         Bytes are read as UTF-8, which may be cut anywhere.
         """
         text = data if isinstance(data, str) else self._decoder.decode(data)
-        if self._prompt is None or self._ended or not text:
+        prompt = self._prompt
+        if prompt is None or self._ended or not text:
             return
-        self._feed(self._prompt.write(text))
-        if self._prompt.stuck:
+        self._feed(prompt.write(text))
+        if prompt.stuck:
             self._stop("it has no place where its tokens are certain to be cut")
 
     def _feed(self, tokens: Sequence[int]) -> None:
