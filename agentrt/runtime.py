@@ -23,7 +23,6 @@ from agentrt.program import Program, ProgramParts
 from agentrt.resources.governor import Governor, GovernorConfig
 from agentrt.resources.intent import Intent, merged
 from agentrt.scheduling import (
-    OnlinePrefillCost,
     Scheduler,
     SchedulerConfig,
     Surroundings,
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
     from agentrt.engine.tokens import Tokenizer
     from agentrt.sandbox.base import Sandbox, SandboxSpec
     from agentrt.sandbox.choose import Choice
+    from agentrt.tiering import Costs
 
 __all__ = ["Runtime", "RuntimeConfig"]
 
@@ -65,6 +65,8 @@ class RuntimeConfig:
         pool_tokens: KV tokens; None takes a quarter of the free memory, at most 131,072 tokens.
         host_kv_bytes: host memory for KV that has no place in the pool; 0: none. What is copied
             there and back is the policy's decision.
+        measure: measure what prefill and reload cost, for policies that weigh them; a few seconds
+            at the first start, then remembered in the cache directory.
         page_size: tokens a KV page holds.
         max_seqs: turns that run at the same time at most.
         token_budget: tokens a step computes at most.
@@ -84,6 +86,7 @@ class RuntimeConfig:
     policy: str = "fixed-ttl=30"
     pool_tokens: int | None = None
     host_kv_bytes: int = 0
+    measure: bool = True
     page_size: int = 16
     max_seqs: int = 64
     token_budget: int = 512
@@ -168,9 +171,8 @@ class Runtime:
                 stack.callback(governor.close)
             # Loading cannot be interrupted half-way; it is short.
             loaded = await anyio.to_thread.run_sync(_load, config)
-            engine, tenants = _assemble(
-                config, *loaded, on_event=on_event, on_step=on_step, clock=clock
-            )
+            assemble = partial(_assemble, on_event=on_event, on_step=on_step, clock=clock)
+            engine, tenants = await anyio.to_thread.run_sync(assemble, config, *loaded)
             await stack.enter_async_context(engine)
             model, tokenizer, name = loaded
             runtime = cls(config, engine, model, tokenizer, name, choice, clock, tenants, governor)
@@ -319,19 +321,20 @@ def _assemble(
     from agentrt.engine.kv import PageCache
     from agentrt.engine.observed import ObservedBackend
     from agentrt.engine.runner import TorchBackend
-    from agentrt.tiering import host_tier
+    from agentrt.tiering import host_tier, measured_costs
 
     pages = _pool_pages(config, model)
-    cost = OnlinePrefillCost()
-    policy, tenants = _policy(config, cost, pages * config.page_size)
-    retention = policy.retention
-    kv = PageCache(pages, config.page_size, retention.score, rescore=retention.rescore)
     attention = TorchPagedAttention(
         model.config, pages, config.page_size, model.dtype, model.device
     )
     tier = host_tier(attention.page_tensors, config.host_kv_bytes)
+    costs = measured_costs(model, attention, tier, config.token_budget, measure=config.measure)
+    policy, tenants = _policy(config, costs, pages * config.page_size)
+    retention = policy.retention
+    kv = PageCache(pages, config.page_size, retention.score, rescore=retention.rescore)
     host = None if tier is None else PageCache(tier.pages, config.page_size, lru_score)
-    scheduler = Scheduler(kv, policy, config.scheduler_config(), host=host, step_observer=cost)
+    bounds = config.scheduler_config()
+    scheduler = Scheduler(kv, policy, bounds, host=host, step_observer=costs.prefill)
     backend: TurnBackend = TorchBackend(model, attention)
     if on_step is not None:
         backend = ObservedBackend(backend, on_step, clock)
@@ -347,12 +350,15 @@ def _assemble(
     return engine, tenants
 
 
-def _policy(
-    config: RuntimeConfig, cost: OnlinePrefillCost, capacity: int
-) -> tuple[Policy, TenantBook]:
+def _policy(config: RuntimeConfig, costs: Costs, capacity: int) -> tuple[Policy, TenantBook]:
     """Make the policy, with the tenants' shares above its order where it has none of its own."""
     weights = {name: one.weight for name, one in config.tenants.items()}
-    around = Surroundings(prefill_seconds=cost, capacity=capacity, tenants=weights)
+    around = Surroundings(
+        prefill_seconds=costs.prefill,
+        reload_seconds=costs.reload,
+        capacity=capacity,
+        tenants=weights,
+    )
     policy = make_policy(config.policy, around)
     if policy.groups is None and any(weight != 1 for weight in weights.values()):
         policy = by_tenants(policy, weights)

@@ -1,20 +1,62 @@
-"""The tiers behind the page pool, as a runtime wires them."""
+"""The tiers behind the page pool, and what they and prefill cost, as a runtime wires them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import psutil
 
 from agentrt.errors import ConfigError
+from agentrt.scheduling.cost import OnlinePrefillCost
+from agentrt.scheduling.curves import PrefillCurve, ReloadCurve
 
 if TYPE_CHECKING:
     import torch
 
+    from agentrt.engine.attention.torch_paged import TorchPagedAttention
+    from agentrt.engine.model.decoder import Decoder
     from agentrt.engine.tiers.host import HostTier
 
-__all__ = ["host_tier"]
+__all__ = ["Costs", "host_tier", "measured_costs"]
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What scheduling weighs: prefill, corrected by the steps that are run, and reload."""
+
+    prefill: OnlinePrefillCost
+    reload: ReloadCurve | None
+
+
+def measured_costs(
+    model: Decoder,
+    attention: TorchPagedAttention,
+    tier: HostTier | None,
+    chunk: int,
+    *,
+    measure: bool,
+) -> Costs:
+    """Return costs measured on this machine, now or earlier; it may take a few seconds.
+
+    Not to ``measure`` starts from a guess for prefill, and takes reload for free.
+    """
+    if not measure:
+        return Costs(OnlinePrefillCost(), None if tier is None else ReloadCurve(0.0, 0.0))
+    from agentrt.engine import measure as measuring
+    from agentrt.engine.model.make import cache_dir
+
+    key = measuring.machine_key(model, attention, attention.page_tensors, chunk)
+    points = measuring.measured(
+        cache_dir() / "costs" / f"{key}.json",
+        lambda: measuring.measure(model, attention, tier, chunk=chunk),
+        reload=tier is not None and tier.pages > 1,
+    )
+    prefill = OnlinePrefillCost(curve=PrefillCurve.of(points.prefill, chunk))
+    if tier is None:
+        return Costs(prefill, None)
+    return Costs(prefill, ReloadCurve.of(points.reload) if points.reload else ReloadCurve(0.0, 0.0))
 
 
 def host_tier(pool: Sequence[torch.Tensor], size: int) -> HostTier | None:

@@ -20,6 +20,7 @@ from agentrt.cli.bench_options import (
     Fresh,
     GapCv,
     GapScale,
+    HostKV,
     HostPool,
     Limit,
     MaxWait,
@@ -75,6 +76,7 @@ def run(
     turn_factor: TurnFactor = 1,
     deadline: Deadline = None,
     model: Model = None,
+    host_kv: HostKV = None,
     sandbox: SandboxOption = None,
     out: Out = None,
     fresh: Fresh = False,
@@ -85,6 +87,8 @@ def run(
 
     Example: agentrt bench run sessions/ --limit 4 --token-scale 0.25
     """
+    from agentrt.resources.units import parse_size
+
     settings = make_settings(
         engine=engine,
         cost=cost,
@@ -103,6 +107,7 @@ def run(
         turn_factor=turn_factor,
         deadline=deadline,
         model=model,
+        host_kv_bytes=parse_size(host_kv) if host_kv else 0,
         sandbox=sandbox,
     )
     from agentrt.bench.importers import load_workload

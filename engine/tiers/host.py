@@ -106,6 +106,10 @@ class HostTier(PageMover):
         for transfer in transfers:
             self._jobs.put((transfer, self._copier.mark()))
 
+    def copy_now(self, transfer: Transfer) -> None:
+        """Carry out a transfer in the calling thread; only before ``start``."""
+        self._copy(transfer, self._copier.mark())
+
     def take_over(self) -> CopyDone:
         """Return what is over. See ``PageMover.take_over``."""
         if not self._done and not self._failed:
