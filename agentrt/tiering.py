@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
     from agentrt.engine.model.decoder import Decoder
     from agentrt.engine.tiers.host import HostTier
 
-__all__ = ["Costs", "host_tier", "measured_costs"]
+__all__ = ["Costs", "host_tier", "measured_costs", "measured_points"]
+
+BUDGET, PAGE = 512, 16
+"""Tokens of a step and of a page where nothing else is said: the runtime's defaults."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,3 +81,33 @@ def host_tier(pool: Sequence[torch.Tensor], size: int) -> HostTier | None:
             remedy="Give --host-kv a size between the two, or leave it out.",
         )
     return HostTier(pool, size // page)
+
+
+def measured_points(directory: Path | None, dtype: str, pool_tokens: int) -> dict[str, Any]:
+    """Return measured points of a model on the CPU, as the content of a points file.
+
+    Raises:
+        ConfigError, ModelError: the dtype or the model directory is wrong.
+    """
+    import torch
+
+    from agentrt.engine.attention.torch_paged import TorchPagedAttention
+    from agentrt.engine.measure import measure, measure_decode
+    from agentrt.engine.model.make import ensure_default_model
+    from agentrt.engine.model.weights import load_model
+    from agentrt.engine.tiers.host import page_bytes
+
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    if dtype not in known:
+        raise ConfigError(f"There is no dtype {dtype!r}.", remedy=f"Use one of {sorted(known)}.")
+    model = load_model(directory or ensure_default_model(), dtype=known[dtype])
+    pages = pool_tokens // PAGE
+    attention = TorchPagedAttention(model.config, pages, PAGE, model.dtype, model.device)
+    tier = host_tier(attention.page_tensors, pages * page_bytes(attention.page_tensors))
+    points = measure(model, attention, tier, chunk=BUDGET).to_json()
+    return points | {
+        "decode": measure_decode(model, attention),
+        "token_budget": BUDGET,
+        "kv_token_bytes": page_bytes(attention.page_tensors) // PAGE,
+        "reserve_output": False,
+    }

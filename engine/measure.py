@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from agentrt.engine.tiers.host import HostTier
 from agentrt.scheduling.curves import PrefillPoint, ReloadPoint
 from agentrt.scheduling.plan import Transfer
 
-__all__ = ["CostPoints", "machine_key", "measure", "measured"]
+__all__ = ["CostPoints", "machine_key", "measure", "measure_decode", "measured"]
 
 _logger = logging.getLogger(__name__)
 
@@ -116,6 +117,31 @@ def _reload_points(
     return tuple((pages * attention.page_size, load_seconds(pages)) for pages in sizes)
 
 
+def measure_decode(
+    model: Decoder,
+    attention: Attention,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[tuple[int, int, float], ...]:
+    """Time steps that only decode: ``(sequences, their context together, seconds)``.
+
+    Sequences share their pages: what is read is the same, wherever it lies.
+    """
+    until = clock() + PATIENCE
+    room = min(attention.num_pages * attention.page_size, model.config.max_positions)
+    contexts = sorted({max(room // 16, 1), room // 2})
+    sizes = [(count, context) for count in (1, 8) for context in contexts]
+    _decode(model, attention, 1, contexts[0])
+    return tuple(
+        (
+            count,
+            count * context,
+            _best(partial(_decode, model, attention, count, context), clock, until),
+        )
+        for count, context in sizes
+    )
+
+
 def _best(run: Callable[[], None], clock: Callable[[], float], until: float) -> float:
     times: list[float] = []
     while not times or (len(times) < REPEATS and clock() < until):
@@ -135,6 +161,16 @@ def _step(model: Decoder, attention: Attention, count: int, cached: int) -> None
     positions = torch.arange(cached, end, device=device)
     logits = model.forward(tokens, positions, step, torch.tensor([count - 1], device=device))
     logits.sum().item()  # waits for a device that runs late
+
+
+def _decode(model: Decoder, attention: Attention, count: int, context: int) -> None:
+    """Compute the next token of ``count`` sequences of ``context`` tokens each."""
+    pages = range(-(-context // attention.page_size))
+    step = attention.plan(BatchLayout((SliceLayout(context - 1, 1, pages),) * count))
+    device = model.device
+    tokens = torch.arange(count, device=device) % model.config.vocab_size
+    positions = torch.full((count,), context - 1, device=device)
+    model.forward(tokens, positions, step, torch.arange(count, device=device)).sum().item()
 
 
 def _load(tier: HostTier, pages: int) -> None:
