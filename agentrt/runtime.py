@@ -65,6 +65,9 @@ class RuntimeConfig:
         pool_tokens: KV tokens; None takes a quarter of the free memory, at most 131,072 tokens.
         host_kv_bytes: host memory for KV that has no place in the pool; 0: none. What is copied
             there and back is the policy's decision.
+        kv_files: directory for files of KV that leaves host memory, and of all that is there at the
+            end: a later start finds it again. None: none.
+        kv_files_bytes: bytes that these files may take, for each model.
         measure: measure what prefill and reload cost, for policies that weigh them; a few seconds
             at the first start, then remembered in the cache directory.
         page_size: tokens a KV page holds.
@@ -86,6 +89,8 @@ class RuntimeConfig:
     policy: str = "fixed-ttl=30"
     pool_tokens: int | None = None
     host_kv_bytes: int = 0
+    kv_files: str | None = None
+    kv_files_bytes: int = 8 << 30
     measure: bool = True
     page_size: int = 16
     max_seqs: int = 64
@@ -270,15 +275,20 @@ def _load(config: RuntimeConfig) -> tuple[Decoder, Tokenizer, str]:
     """Load model and tokenizer; blocking."""
     import torch
 
-    from agentrt.engine.model.make import ensure_default_model
     from agentrt.engine.model.weights import load_model
     from agentrt.engine.tokens import Tokenizer
 
     torch.set_num_threads(config.threads or len(os.sched_getaffinity(0)))
     device = _device(config.device)
-    directory = Path(config.model) if config.model is not None else ensure_default_model()
+    directory = _directory(config)
     model = load_model(directory, dtype=_dtype(config.dtype, device), device=device)
     return model, Tokenizer.from_directory(directory), directory.resolve().name
+
+
+def _directory(config: RuntimeConfig) -> Path:
+    from agentrt.engine.model.make import ensure_default_model
+
+    return Path(config.model) if config.model is not None else ensure_default_model()
 
 
 def _device(name: str) -> str:
@@ -321,20 +331,32 @@ def _assemble(
     from agentrt.engine.kv import PageCache
     from agentrt.engine.observed import ObservedBackend
     from agentrt.engine.runner import TorchBackend
-    from agentrt.tiering import host_tier, measured_costs
+    from agentrt.tiering import file_tier, host_tier, measured_costs
 
     pages = _pool_pages(config, model)
     attention = TorchPagedAttention(
         model.config, pages, config.page_size, model.dtype, model.device
     )
-    tier = host_tier(attention.page_tensors, config.host_kv_bytes)
+    settings = f"{model.dtype} {config.page_size}"
+    tensors, directory = attention.page_tensors, _directory(config)
+    archive = file_tier(config.kv_files, config.kv_files_bytes, tensors, directory, settings)
+    tier = host_tier(tensors, config.host_kv_bytes, archive)
     costs = measured_costs(model, attention, tier, config.token_budget, measure=config.measure)
     policy, tenants = _policy(config, costs, pages * config.page_size)
     retention = policy.retention
     kv = PageCache(pages, config.page_size, retention.score, rescore=retention.rescore)
-    host = None if tier is None else PageCache(tier.pages, config.page_size, lru_score)
-    bounds = config.scheduler_config()
-    scheduler = Scheduler(kv, policy, bounds, host=host, step_observer=costs.prefill)
+    host = None
+    if tier is not None:
+        host = PageCache(tier.pages, config.page_size, lru_score, evicted=tier.evicted)
+        tier.keep_in_files(host.runs)
+    scheduler = Scheduler(
+        kv,
+        policy,
+        config.scheduler_config(),
+        host=host,
+        archive=archive,
+        step_observer=costs.prefill,
+    )
     backend: TurnBackend = TorchBackend(model, attention)
     if on_step is not None:
         backend = ObservedBackend(backend, on_step, clock)

@@ -18,12 +18,15 @@ if TYPE_CHECKING:
 
     from agentrt.engine.attention.torch_paged import TorchPagedAttention
     from agentrt.engine.model.decoder import Decoder
+    from agentrt.engine.tiers.archive import Archive
     from agentrt.engine.tiers.host import HostTier
 
-__all__ = ["Costs", "host_tier", "measured_costs", "measured_points"]
+__all__ = ["Costs", "file_tier", "host_tier", "measured_costs", "measured_points"]
 
 BUDGET, PAGE = 512, 16
 """Tokens of a step and of a page where nothing else is said: the runtime's defaults."""
+SMALLEST = 64
+"""Tokens of a pool that is worth measuring."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +47,9 @@ def measured_costs(
 ) -> Costs:
     """Return costs measured on this machine, now or earlier; it may take a few seconds.
 
-    Not to ``measure`` starts from a guess for prefill, and takes reload for free.
+    Not to ``measure``, or a tiny pool, starts from a guess for prefill, and takes reload for free.
     """
-    if not measure:
+    if not measure or attention.num_pages * attention.page_size < SMALLEST:
         return Costs(OnlinePrefillCost(), None if tier is None else ReloadCurve(0.0, 0.0))
     from agentrt.engine import measure as measuring
     from agentrt.engine.model.make import cache_dir
@@ -63,14 +66,48 @@ def measured_costs(
     return Costs(prefill, ReloadCurve.of(points.reload) if points.reload else ReloadCurve(0.0, 0.0))
 
 
-def host_tier(pool: Sequence[torch.Tensor], size: int) -> HostTier | None:
+def file_tier(
+    directory: str | None, size: int, pool: Sequence[torch.Tensor], model: Path, settings: str
+) -> Archive | None:
+    """Return a file tier of ``size`` bytes below ``directory``; None where that is None.
+
+    Args:
+        directory: where the files go, in a folder of this model's own.
+        size: bytes of all files of this model.
+        pool: what a page is made of.
+        model: the model's directory.
+        settings: whatever else the content of a page depends on.
+
+    Raises:
+        ConfigError: the directory cannot be used, or the size holds no page.
+    """
+    from agentrt.engine.tiers.archive import Archive, weights_fingerprint
+    from agentrt.engine.tiers.files import FileStore
+    from agentrt.engine.tiers.host import page_bytes
+
+    if directory is None:
+        return None
+    fingerprint = weights_fingerprint(model, settings)
+    place = Path(directory) / fingerprint.hex()[:16]
+    return Archive(FileStore(place, size, page_bytes(pool)), fingerprint)
+
+
+def host_tier(
+    pool: Sequence[torch.Tensor], size: int, archive: Archive | None = None
+) -> HostTier | None:
     """Return a host tier of ``size`` bytes for the pages of ``pool``; None for size 0.
 
     Raises:
-        ConfigError: it is smaller than a page, or does not fit the free memory.
+        ConfigError: it is smaller than a page, or does not fit the free memory, or there are files
+            and no host tier for them.
     """
     from agentrt.engine.tiers.host import HostTier, page_bytes
 
+    if size == 0 and archive is not None:
+        raise ConfigError(
+            "KV is to be kept in files, but there is no host tier.",
+            remedy="Give --host-kv a size: files are written from host memory and read into it.",
+        )
     if size == 0:
         return None
     page, free = page_bytes(pool), psutil.virtual_memory().available
@@ -80,7 +117,7 @@ def host_tier(pool: Sequence[torch.Tensor], size: int) -> HostTier | None:
             "are free.",
             remedy="Give --host-kv a size between the two, or leave it out.",
         )
-    return HostTier(pool, size // page)
+    return HostTier(pool, size // page, archive=archive)
 
 
 def measured_points(directory: Path | None, dtype: str, pool_tokens: int) -> dict[str, Any]:

@@ -104,7 +104,8 @@ class EngineLoop:
         self._state: EngineState = "running"
         self._cause = ""
         # Replaced whole by the thread, read by anyone:
-        self._figures = EngineStatistics("running", scheduler.statistics())
+        tier = None if mover is None else mover.statistics()
+        self._figures = EngineStatistics("running", scheduler.statistics(), tier=tier)
 
     # --- posting, from any thread ---------------------------------------------------------------
 
@@ -478,4 +479,4 @@ class EngineLoop:
         self._figures = replace(self._figures, turns=0)
         self._turns.clear()
         if self._mover is not None:
-            self._mover.close()
+            self._mover.close(save=state == "closed")

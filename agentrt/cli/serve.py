@@ -59,6 +59,13 @@ def command(
         str | None,
         typer.Option("--host-kv", metavar="SIZE", help="Host memory for KV; default: none."),
     ] = None,
+    kv_files: Annotated[
+        Path | None,
+        typer.Option("--kv-files", metavar="DIR", help="Keep KV in files, over restarts too."),
+    ] = None,
+    kv_files_size: Annotated[
+        str, typer.Option("--kv-files-size", metavar="SIZE", help="What these files may take.")
+    ] = "8g",
     max_seqs: Annotated[
         int, typer.Option("--max-seqs", min=1, help="Turns that run at the same time at most.")
     ] = 64,
@@ -126,6 +133,8 @@ def command(
         policy=policy,
         pool_tokens=pool,
         host_kv_bytes=parse_size(host_kv) if host_kv else 0,
+        kv_files=None if kv_files is None else str(kv_files),
+        kv_files_bytes=parse_size(kv_files_size),
         max_seqs=max_seqs,
         max_wait=max_wait,
         dtype=dtype,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from agentrt.errors import InternalError
 from agentrt.scheduling.config import SchedulerConfig
-from agentrt.scheduling.kv import KVCache
+from agentrt.scheduling.kv import KVCache, PageArchive
 from agentrt.scheduling.listeners import Listeners
 from agentrt.scheduling.opened import OpenTurns
 from agentrt.scheduling.pins import PinBook
@@ -49,7 +49,12 @@ class Book:
     """
 
     def __init__(
-        self, kv: KVCache, policy: Policy, config: SchedulerConfig, host: KVCache | None
+        self,
+        kv: KVCache,
+        policy: Policy,
+        config: SchedulerConfig,
+        host: KVCache | None,
+        archive: PageArchive | None = None,
     ) -> None:
         self.kv = kv
         self.policy = policy
@@ -64,7 +69,7 @@ class Book:
         self.counters = Counters()
         self.blocked_until: float | None = None
         self.opened = OpenTurns(kv)
-        self.transfers = None if host is None else TransferBook(kv, host)
+        self.transfers = None if host is None else TransferBook(kv, host, archive)
         self.pins = PinBook(
             kv,
             int(kv.total * config.pin_share),
@@ -167,8 +172,24 @@ class Book:
         if self.prefetcher is not None and not self.waiting:
             self.prefetcher.run(len(self.running), now)
 
+    def fetch(self, turn: TurnState, now: float) -> None:
+        """Have files read for a turn that was handed in, if they hold more than the pool does."""
+        if self.transfers is None:
+            return
+        page = self.kv.page_size
+        keys = turn.request.tokens.page_keys(page, (turn.length - 1) // page)
+        missing = len(keys) - self.kv.match(keys)
+
+        def done(at: float, good: bool) -> None:
+            turn.fetching = False
+
+        if missing and self.policy.tiering.reload(missing * page):
+            turn.fetching = self.transfers.fetch(turn.state.owner, keys, now, done) is not None
+
     def on_its_way(self, turn: TurnState) -> bool:
-        """Whether a waiting turn's KV is being brought from the host."""
+        """Whether a waiting turn's KV is being brought from the host or from files."""
+        if turn.fetching:
+            return True
         return self.prefetcher is not None and self.prefetcher.loading(turn.state)
 
     def give_way(self, now: float) -> bool:

@@ -103,14 +103,17 @@ class SeqSlice:
 class Transfer:
     """Pages to copy between the pool and the host tier: ``pages[i]`` and ``host_pages[i]``.
 
+    A ``fetch`` has no pool pages: it fills ``host_pages[i]`` from the file called ``names[i]``.
+
     Both lists stay as they are, and nobody else writes either side, until the driver reports the
     ``ticket`` to ``Scheduler.transferred``. Copies may run beside steps, in any order.
     """
 
     ticket: int
-    kind: Literal["load", "store"]
+    kind: Literal["load", "store", "fetch"]
     pages: Sequence[int]
     host_pages: Sequence[int]
+    names: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +282,7 @@ class SchedulerStatistics:
     loaded_tokens: int = 0
     stored_tokens: int = 0
     prefetched_tokens: int = 0
+    fetched_tokens: int = 0
     opened: int = 0
     streamed_tokens: int = 0
 

@@ -18,7 +18,7 @@ from agentrt.scheduling.book import Book
 from agentrt.scheduling.config import SchedulerConfig
 from agentrt.scheduling.cost import StepObserver
 from agentrt.scheduling.graph_declared import DeclaredGraph, Edge, Step
-from agentrt.scheduling.kv import KVCache
+from agentrt.scheduling.kv import KVCache, PageArchive
 from agentrt.scheduling.plan import (
     Event,
     FinishReason,
@@ -54,6 +54,7 @@ class Scheduler:
     """See the module's first lines; the contract of each method is ``SchedulerProtocol``'s.
 
     ``host`` is a second page cache for a host tier: its driver must carry out the plans' transfers.
+    ``archive`` says what files hold, from which the host tier can be filled.
     """
 
     def __init__(
@@ -63,9 +64,10 @@ class Scheduler:
         config: SchedulerConfig | None = None,
         *,
         host: KVCache | None = None,
+        archive: PageArchive | None = None,
         step_observer: StepObserver | None = None,
     ) -> None:
-        self._book = Book(kv, policy, config or SchedulerConfig(), host)
+        self._book = Book(kv, policy, config or SchedulerConfig(), host, archive)
         self._planner = Planner(self._book)
         self._observer = step_observer
         self._in_flight: tuple[StepPlan, float] | None = None
@@ -96,6 +98,7 @@ class Scheduler:
         self._book.turns[request.turn_id] = turn
         for listener in self._book.tell.submitted:
             listener.submitted(turn, now)
+        self._book.fetch(turn, now)
         self._book.wait(turn)
         self._book.counters.prompt_tokens += prompt
         self._book.unblock()
@@ -353,6 +356,7 @@ class Scheduler:
             transfers=0 if copies is None else len(copies),
             loaded_tokens=0 if copies is None else copies.loaded_tokens,
             stored_tokens=0 if copies is None else copies.stored_tokens,
+            fetched_tokens=0 if copies is None else copies.fetched_tokens,
             prefetched_tokens=0 if ahead is None else ahead.pages * self._book.kv.page_size,
             opened=len(self._book.opened),
             streamed_tokens=self._book.opened.tokens,

@@ -82,7 +82,8 @@ class TurnState:
     prefill_end              the length at admission: what lies before it is prefill
 
     ``displaced``: it gave its place to a more urgent one, which happens once. ``loading``: the
-    ticket of the transfer that it waits for; until then it is not computed.
+    ticket of the transfer that it waits for; until then it is not computed. ``fetching``: it waits
+    to be started until its KV has been read from files.
     """
 
     request: TurnRequest
@@ -102,6 +103,7 @@ class TurnState:
     preemptions: int = 0
     displaced: bool = False
     loading: int | None = None
+    fetching: bool = False
     cancelled: bool = False
     tool_seen: str | None = None
     queue_seconds: float = 0.0

@@ -274,10 +274,17 @@ def _tier(now: SchedulerStatistics, tier: TierStatistics) -> Iterator[Metric]:
     yield _counter("host_kv_copies", "Runs of pages copied", tier.copies)
     yield _counter("host_kv_failed_transfers", "Transfers that failed", tier.failed)
     yield _counter("prefetched_tokens", "Tokens brought back ahead", now.prefetched_tokens)
+    if tier.files is not None:
+        yield _gauge("kv_files", "Pages of KV in files", tier.files.files)
+        yield _gauge("kv_files_bytes", "Bytes of these files", tier.files.bytes)
+        for name in ("written", "read", "removed", "corrupt", "refused"):
+            yield _counter(f"kv_files_{name}", f"Files {name}", getattr(tier.files, name))
     for kind, text in (("stored", "to"), ("loaded", "from")):
         for unit in ("pages", "bytes", "seconds"):
             value = getattr(tier, f"{kind}_{unit}")
-            yield _counter(f"host_kv_{kind}_{unit}", f"{unit} copied {text} host memory", value)
+            yield _counter(
+                f"host_kv_{kind}_{unit}", f"{unit.capitalize()} copied {text} host memory", value
+            )
 
 
 def _pages(states: dict[str, int]) -> Metric:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from agentrt.engine.tiers.files import FileStatistics
 from agentrt.scheduling.plan import Transfer
 
 __all__ = ["CopyDone", "PageMover", "TierStatistics"]
@@ -37,6 +38,8 @@ class TierStatistics:
     copies: int = 0
     transfers: int = 0
     failed: int = 0
+    files: FileStatistics | None = None
+    """Pages in files, where there is such a tier."""
 
 
 class PageMover(Protocol):
@@ -58,6 +61,9 @@ class PageMover(Protocol):
         """Return the counters. Any thread may ask."""
         ...
 
-    def close(self) -> None:
-        """Drop what has not begun, wait for the copy under way, end the thread. Idempotent."""
+    def close(self, *, save: bool) -> None:
+        """Drop what has not begun, wait for the copy under way, end the thread. Idempotent.
+
+        With ``save`` what is kept in host memory goes to files, where there is such a tier.
+        """
         ...

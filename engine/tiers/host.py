@@ -11,15 +11,19 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, Protocol, TypeAlias
+from functools import partial
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 
+from agentrt.engine.tiers.archive import Archive
 from agentrt.engine.tiers.base import CopyDone, PageMover, TierStatistics
-from agentrt.engine.tiers.groups import CopyGroup, copy_groups
-from agentrt.errors import ConfigError
+from agentrt.engine.tiers.copiers import Copier, CudaCopier, MemoryCopier, raw
+from agentrt.engine.tiers.groups import copy_groups
+from agentrt.errors import ConfigError, InternalError
 from agentrt.scheduling.plan import Transfer
 
 __all__ = ["HostTier", "page_bytes"]
@@ -29,6 +33,10 @@ _logger = logging.getLogger(__name__)
 _GROUP_BYTES = 64 << 20
 """Most bytes of one copy: what a gathering on the device takes beside the pool."""
 
+SAVE_SECONDS = 20.0
+"""How long pages are written to files at the end."""
+
+Runs: TypeAlias = Callable[[], Iterable[tuple[Sequence[Hashable], Sequence[int]]]]
 Pace: TypeAlias = Callable[[Transfer], None]
 _Job: TypeAlias = tuple[Transfer, Any]
 
@@ -36,18 +44,6 @@ _Job: TypeAlias = tuple[Transfer, Any]
 def page_bytes(pool: Sequence[torch.Tensor]) -> int:
     """Return the bytes that one page takes in ``pool``, tensors ``[layers, 2, pages, ...]``."""
     return sum(part[:, :, 0].numel() * part.element_size() for part in pool)
-
-
-class _Copier(Protocol):
-    """Copies one group; ``mark`` is taken where a transfer is planned and handed to its copies."""
-
-    straight: bool
-
-    def mark(self) -> Any: ...
-    def store(self, group: CopyGroup) -> None: ...
-    def load(self, group: CopyGroup) -> None: ...
-    def begin(self, mark: Any) -> None: ...
-    def finish(self) -> None: ...
 
 
 class HostTier(PageMover):
@@ -58,6 +54,7 @@ class HostTier(PageMover):
         host_pages: pages of host memory, taken at once.
         clock: seconds, for the counters.
         pace: called in the copying thread before each transfer; tests make it slow.
+        archive: files for what has no room in host memory; started and closed with this.
 
     Raises:
         ConfigError: the memory cannot be had.
@@ -70,14 +67,20 @@ class HostTier(PageMover):
         *,
         clock: Callable[[], float] = time.perf_counter,
         pace: Pace | None = None,
+        archive: Archive | None = None,
     ) -> None:
         self._page_bytes = page_bytes(pool)
         self._most = max(1, _GROUP_BYTES // self._page_bytes)
         self.host = [_host_tensor(part, host_pages) for part in pool]
         cuda = pool[0].device.type == "cuda"
-        self._copier: _Copier = _CudaCopier(pool, self.host) if cuda else _Memory(pool, self.host)
+        self._copier: Copier = (
+            CudaCopier(pool, self.host) if cuda else MemoryCopier(pool, self.host)
+        )
         self._clock = clock
         self._pace = pace
+        self._archive = archive
+        self._raw = [raw(part).numpy().reshape(host_pages, -1) for part in self.host]
+        self._runs: Runs = lambda: ()
         self._wake: Callable[[], None] = lambda: None
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -98,13 +101,20 @@ class HostTier(PageMover):
     def start(self, wake: Callable[[], None]) -> None:
         """Start the copying thread. See ``PageMover.start``."""
         self._wake = wake
+        if self._archive is not None:
+            self._archive.start()
         self._thread = threading.Thread(target=self._run, name="agentrt-copies", daemon=True)
         self._thread.start()
 
     def begin(self, transfers: Sequence[Transfer]) -> None:
         """Queue copies. See ``PageMover.begin``."""
         for transfer in transfers:
-            self._jobs.put((transfer, self._copier.mark()))
+            if transfer.kind != "fetch":
+                self._jobs.put((transfer, self._copier.mark()))
+            elif self._archive is not None:
+                self._archive.bring(transfer, self._put, self._fetched)
+            else:
+                raise InternalError(f"Transfer {transfer.ticket} fetches, but there are no files.")
 
     def copy_now(self, transfer: Transfer) -> None:
         """Carry out a transfer in the calling thread; only before ``start``."""
@@ -121,14 +131,59 @@ class HostTier(PageMover):
 
     def statistics(self) -> TierStatistics:
         """Return the counters."""
-        return self._counts
+        files = None if self._archive is None else self._archive.statistics()
+        return replace(self._counts, files=files)
 
-    def close(self) -> None:
+    def close(self, *, save: bool = False) -> None:
         """End the thread after the copy under way. See ``PageMover.close``."""
-        self._closing = True
+        first, self._closing = not self._closing, True
         self._jobs.put(None)
         if self._thread is not None:
             self._thread.join()
+        if self._archive is not None and first:
+            self._archive.close(SAVE_SECONDS)
+            if save:
+                self._save(self._archive)
+
+    # --- pages in files
+
+    def keep_in_files(self, runs: Runs) -> None:
+        """Say where to find what host memory holds when this is closed: keys and pages."""
+        self._runs = runs
+
+    def evicted(self, keys: Sequence[Hashable], pages: Sequence[int]) -> None:
+        """Pages of host memory are about to be overwritten: have them written to files.
+
+        ``keys`` begin with the first page; ``pages`` are those of the last of them.
+        """
+        if self._archive is not None:
+            names = self._archive.names(keys)[-len(pages) :]
+            self._archive.keep(names, [self._payload(page) for page in pages])
+
+    def _save(self, archive: Archive) -> None:
+        until, left = self._clock() + SAVE_SECONDS, 0
+        for keys, pages in self._runs():
+            if self._clock() < until:
+                names = archive.names(keys)[-len(pages) :]
+                archive.save(names, [partial(self._payload, page) for page in pages])
+            else:
+                left += len(pages)
+        if left:
+            _logger.warning("%d pages were not written in %.0f s: not kept.", left, SAVE_SECONDS)
+
+    def _payload(self, page: int) -> bytes:
+        return b"".join(part[page].tobytes() for part in self._raw)
+
+    def _put(self, page: int, payload: bytes) -> None:
+        start = 0
+        for part in self._raw:
+            end = start + part.shape[1]
+            part[page] = np.frombuffer(payload[start:end], np.uint8)
+            start = end
+
+    def _fetched(self, transfer: Transfer, good: bool) -> None:
+        self._over(transfer, failed=not good)
+        self._wake()
 
     # --- the copying thread
 
@@ -161,29 +216,31 @@ class HostTier(PageMover):
         self._count(transfer, len(groups), self._clock() - started)
 
     def _count(self, transfer: Transfer, copies: int, seconds: float) -> None:
+        with self._lock:
+            self._counts = self._counted(transfer, copies, seconds)
+
+    def _counted(self, transfer: Transfer, copies: int, seconds: float) -> TierStatistics:
         old, pages = self._counts, len(transfer.pages)
         moved = pages * self._page_bytes
         new = replace(old, copies=old.copies + copies, transfers=old.transfers + 1)
         if transfer.kind == "store":
-            self._counts = replace(
+            return replace(
                 new,
                 stored_pages=old.stored_pages + pages,
                 stored_bytes=old.stored_bytes + moved,
                 stored_seconds=old.stored_seconds + seconds,
             )
-        else:
-            self._counts = replace(
-                new,
-                loaded_pages=old.loaded_pages + pages,
-                loaded_bytes=old.loaded_bytes + moved,
-                loaded_seconds=old.loaded_seconds + seconds,
-            )
+        return replace(
+            new,
+            loaded_pages=old.loaded_pages + pages,
+            loaded_bytes=old.loaded_bytes + moved,
+            loaded_seconds=old.loaded_seconds + seconds,
+        )
 
     def _over(self, transfer: Transfer, *, failed: bool) -> None:
         with self._lock:
             (self._failed if failed else self._done).append(transfer.ticket)
-        if failed:
-            self._counts = replace(self._counts, failed=self._counts.failed + 1)
+            self._counts = replace(self._counts, failed=self._counts.failed + failed)
 
 
 _NOTHING = CopyDone()
@@ -204,88 +261,3 @@ def _host_tensor(part: torch.Tensor, host_pages: int) -> torch.Tensor:
             f"A host tier of {host_pages} pages cannot be had: {str(error).splitlines()[0]}.",
             remedy="Ask for a smaller --host-kv.",
         ) from error
-
-
-class _Memory(_Copier):
-    """Copies within host memory, through numpy: no parallel loop, and no lock while it copies.
-
-    torch would copy in parallel with threads of its own, beside those that run the step.
-    """
-
-    straight = True
-
-    def __init__(self, pool: Sequence[torch.Tensor], host: Sequence[torch.Tensor]) -> None:
-        self._parts = [
-            (_raw(part).flatten(0, 1).numpy(), _raw(other).flatten(1, 2).numpy())
-            for part, other in zip(pool, host, strict=True)
-        ]
-
-    def mark(self) -> None:
-        """Nothing runs late on a CPU."""
-
-    def begin(self, mark: Any) -> None:
-        """Nothing to wait for."""
-
-    def store(self, group: CopyGroup) -> None:
-        """Copy a run of pages to the host."""
-        first, count = group.pages[0], len(group.pages)
-        for pool, host in self._parts:
-            host[group.host : group.host + count] = pool[:, first : first + count].swapaxes(0, 1)
-
-    def load(self, group: CopyGroup) -> None:
-        """Copy a run of pages from the host."""
-        first, count = group.pages[0], len(group.pages)
-        for pool, host in self._parts:
-            pool[:, first : first + count] = host[group.host : group.host + count].swapaxes(0, 1)
-
-    def finish(self) -> None:
-        """What was copied is there."""
-
-
-def _raw(part: torch.Tensor) -> torch.Tensor:
-    """Return ``[a, b, c, bytes]`` of ``[a, b, c, ...]``: numpy knows no bfloat16."""
-    return part.flatten(3).view(torch.uint8)
-
-
-class _CudaCopier(_Copier):
-    """Copies on a stream of its own; pool pages are gathered on the device into a run."""
-
-    straight = False
-
-    def __init__(self, pool: Sequence[torch.Tensor], host: Sequence[torch.Tensor]) -> None:
-        self._parts = list(zip(pool, host, strict=True))
-        self._device = pool[0].device
-        self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-
-    def mark(self) -> torch.cuda.Event:
-        """Return a mark behind all that the engine's thread has launched so far."""
-        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record(torch.cuda.current_stream(self._device))
-        return event
-
-    def begin(self, mark: Any) -> None:
-        """Let the stream wait for the mark: pages are read when written, written when read."""
-        self._stream.wait_event(mark)
-
-    def store(self, group: CopyGroup) -> None:
-        """Gather pages, then copy them to the host in one piece."""
-        count = len(group.pages)
-        with torch.cuda.stream(self._stream):
-            for pool, host in self._parts:
-                gathered = pool.index_select(2, self._index(group)).movedim(2, 0).contiguous()
-                host[group.host : group.host + count].copy_(gathered, non_blocking=True)
-
-    def load(self, group: CopyGroup) -> None:
-        """Copy pages from the host in one piece, then put them into their places."""
-        count = len(group.pages)
-        with torch.cuda.stream(self._stream):
-            for pool, host in self._parts:
-                brought = host[group.host : group.host + count].to(self._device, non_blocking=True)
-                pool.index_copy_(2, self._index(group), brought.movedim(0, 2))
-
-    def _index(self, group: CopyGroup) -> torch.Tensor:
-        return torch.tensor(group.pages, dtype=torch.int64, device=self._device)
-
-    def finish(self) -> None:
-        """Wait for the stream."""
-        self._stream.synchronize()

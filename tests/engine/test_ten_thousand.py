@@ -205,6 +205,7 @@ def test_ten_thousand_operations(policy):
     assert figures.stored_tokens > 1000
     assert figures.loaded_tokens > 100
     assert figures.streamed_tokens > 1000
+    assert figures.fetched_tokens > 100
     assert figures.prefetched_tokens > 0 or policy != "agentrt"
     assert cycle.backend.open_turns == 0
 

@@ -21,16 +21,41 @@ from agentrt.scheduling.tokens import TokenList
 GREEDY = SamplingParams(temperature=0)
 
 
+class FakeArchive:
+    """Files of pages, by the whole prefix that they belong to; they come and go."""
+
+    def __init__(self, draw):
+        self.files, self.draw = {}, draw
+        self.link = None
+
+    def names(self, keys):
+        return [hash(tuple(keys[: end + 1])) for end in range(len(keys))]
+
+    def found(self, names, start):
+        end = start
+        while end < len(names) and names[end] in self.files:
+            end += 1
+        return end
+
+    def evicted(self, keys, pages):
+        for name, page in zip(self.names(keys)[-len(pages) :], pages, strict=True):
+            self.files[name] = self.link.host[page]
+        while len(self.files) > 200:
+            del self.files[next(iter(self.files))]
+
+
 class FakeLink:
     """Copies slots of a :class:`FakeTurnBackend`, each transfer when a random number of looks has
     passed: reads and writes are as late as they can be, and in any order. A few fail."""
 
-    def __init__(self, backend, page, draw, *, slowest=6, failing=0.0):
+    def __init__(self, backend, page, draw, archive, *, slowest=6, failing=0.0):
+        self.archive = archive
+        archive.link = self
         self.backend, self.page, self.draw = backend, page, draw
         self.slowest, self.failing = slowest, failing
         self.host = {}
         self.under_way = []
-        self.begun = {"load": 0, "store": 0}
+        self.begun = {"load": 0, "store": 0, "fetch": 0}
 
     def begin(self, transfers):
         for transfer in transfers:
@@ -50,12 +75,18 @@ class FakeLink:
         done, failed = [], []
         for transfer in over:
             good = self.draw.random() >= self.failing
+            # A file may have gone since it was found.
+            good &= all(name in self.archive.files for name in transfer.names)
             (done if good else failed).append(transfer.ticket)
             if good:
                 self.copy(transfer)
         return done, failed
 
     def copy(self, transfer):
+        if transfer.kind == "fetch":
+            for name, host in zip(transfer.names, transfer.host_pages, strict=True):
+                self.host[host] = self.archive.files[name]
+            return
         for page, host in zip(transfer.pages, transfer.host_pages, strict=True):
             if transfer.kind == "store":
                 self.host[host] = [
@@ -86,7 +117,9 @@ class Cycle:
     ``backend`` opens, revises, runs, closes; ``link`` begins transfers, hands back what is over.
     """
 
-    def __init__(self, backend, make_link, policy, *, pages, page, host, config, reload=1e-6):
+    def __init__(
+        self, backend, make_link, policy, *, pages, page, host, config, reload=1e-6, archive=None
+    ):
         around = Surroundings(
             prefill_seconds=lambda tokens: 0.001 * tokens,
             reload_seconds=lambda tokens: reload * tokens,
@@ -94,8 +127,11 @@ class Cycle:
         )
         made = make_policy(policy, around)
         self.kv = PageCache(pages, page, made.retention.score, rescore=made.retention.rescore)
-        self.host = PageCache(host, page, lru_score)
-        self.scheduler = Scheduler(self.kv, made, SchedulerConfig(**config), host=self.host)
+        evicted = None if archive is None else archive.evicted
+        self.host = PageCache(host, page, lru_score, evicted=evicted)
+        self.scheduler = Scheduler(
+            self.kv, made, SchedulerConfig(**config), host=self.host, archive=archive
+        )
         self.backend = backend
         self.link = make_link(backend)
         self.turns: dict[str, Served] = {}
@@ -182,15 +218,17 @@ class Cycle:
 def fake_cycle(seed, policy, *, pages=64, page=4, host=96, failing=0.05, **config):
     """A cycle over fake pages; ``draw`` is its link's source of chance."""
     draw = random.Random(seed)
+    archive = FakeArchive(draw)
     settings = {"token_budget": 24, "max_seqs": 6, "max_wait": 20.0} | config
     return Cycle(
         FakeTurnBackend(page),
-        lambda backend: FakeLink(backend, page, draw, failing=failing),
+        lambda backend: FakeLink(backend, page, draw, archive, failing=failing),
         policy,
         pages=pages,
         page=page,
         host=host,
         config=settings,
+        archive=archive,
     )
 
 
