@@ -65,6 +65,8 @@ class RuntimeConfig:
         pool_tokens: KV tokens; None takes a quarter of the free memory, at most 131,072 tokens.
         host_kv_bytes: host memory for KV that has no place in the pool; 0: none. What is copied
             there and back is the policy's decision.
+        kv_dtype: what KV is kept as: ``auto`` (the model's dtype), ``int8`` or ``fp8``, which take
+            about half of bfloat16's memory, and round; both use the pure-torch attention.
         kv_files: directory for files of KV that leaves host memory, and of all that is there at the
             end: a later start finds it again. None: none.
         kv_files_bytes: bytes that these files may take, for each model.
@@ -89,6 +91,7 @@ class RuntimeConfig:
     policy: str = "fixed-ttl=30"
     pool_tokens: int | None = None
     host_kv_bytes: int = 0
+    kv_dtype: str = "auto"
     kv_files: str | None = None
     kv_files_bytes: int = 8 << 30
     measure: bool = True
@@ -335,9 +338,9 @@ def _assemble(
 
     pages = _pool_pages(config, model)
     attention = TorchPagedAttention(
-        model.config, pages, config.page_size, model.dtype, model.device
+        model.config, pages, config.page_size, model.dtype, model.device, config.kv_dtype
     )
-    settings = f"{model.dtype} {config.page_size}"
+    settings = f"{model.dtype} {config.kv_dtype} {config.page_size}"
     tensors, directory = attention.page_tensors, _directory(config)
     archive = file_tier(config.kv_files, config.kv_files_bytes, tensors, directory, settings)
     tier = host_tier(tensors, config.host_kv_bytes, archive)
@@ -393,7 +396,9 @@ def _pool_pages(config: RuntimeConfig, model: Decoder) -> int:
     Raises:
         ConfigError: the size that was asked for is no page, or does not fit the free memory.
     """
-    per_token = model.config.kv_bytes_per_token(str(model.dtype).removeprefix("torch."))
+    from agentrt.engine.attention.quantized import kv_bytes_per_token
+
+    per_token = kv_bytes_per_token(model.config, model.dtype, config.kv_dtype)
     free = psutil.virtual_memory().available
     if config.page_size < 1:
         raise ConfigError(f"page_size is {config.page_size}.", remedy="Use at least 1; 16 is good.")

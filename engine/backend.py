@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -54,6 +55,8 @@ class TurnBackend(Protocol):
         """
         ...
 
+    # A wrapper that does not pass this on would have pages hold what they should not.
+    @abstractmethod
     def revise(self, turn_id: str, keep: int, tokens: Sequence[int]) -> None:
         """Replace what follows the first ``keep`` prompt tokens of a turn without output.
 

@@ -59,6 +59,9 @@ def command(
         str | None,
         typer.Option("--host-kv", metavar="SIZE", help="Host memory for KV; default: none."),
     ] = None,
+    kv_dtype: Annotated[
+        str, typer.Option("--kv-dtype", help="auto, int8 or fp8: what KV is kept as.")
+    ] = "auto",
     kv_files: Annotated[
         Path | None,
         typer.Option("--kv-files", metavar="DIR", help="Keep KV in files, over restarts too."),
@@ -133,6 +136,7 @@ def command(
         policy=policy,
         pool_tokens=pool,
         host_kv_bytes=parse_size(host_kv) if host_kv else 0,
+        kv_dtype=kv_dtype,
         kv_files=None if kv_files is None else str(kv_files),
         kv_files_bytes=parse_size(kv_files_size),
         max_seqs=max_seqs,
