@@ -39,6 +39,7 @@ from agentrt.cli.bench_options import (
     parse_weights,
 )
 from agentrt.cli.bench_run import Order, make_settings, play, print_json, show
+from agentrt.cli.bench_streaming import streaming
 
 __all__ = ["app"]
 
@@ -50,6 +51,7 @@ app.command("compare")(bench_compare.compare)
 app.command("ablate")(bench_ablate.ablate)
 app.command("capacity")(bench_capacity.capacity)
 app.command("contention")(contention)
+app.command("streaming")(streaming)
 
 
 @app.command("run")
