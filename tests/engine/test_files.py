@@ -11,7 +11,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentrt.engine.tiers.archive import Archive, weights_fingerprint
@@ -36,6 +36,7 @@ def store(directory, pages=10):
 
 
 class TestNames:
+    @settings(deadline=None)
     @given(KEYS, KEYS)
     def test_two_pages_have_one_name_if_all_tokens_up_to_their_end_agree(self, left, right):
         ours, theirs = page_names(MODEL, left), page_names(MODEL, right)

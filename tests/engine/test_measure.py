@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentrt.bench.store import write_json
@@ -34,6 +34,7 @@ def parts(model, pages=64):
 
 
 class TestCurves:
+    @settings(deadline=None)
     @given(st.floats(1e-4, 0.1), SECONDS, st.floats(1e-12, 1e-6))
     def test_a_prefill_curve_goes_through_its_points(self, step, token, pair):
         def seconds(count, cached):
@@ -47,12 +48,14 @@ class TestCurves:
         whole = sum(seconds(512, cached) for cached in range(0, 4096, 512))
         assert curve(4096) == pytest.approx(whole, rel=0.01)
 
+    @settings(deadline=None)
     @given(st.lists(st.floats(1e-6, 10), min_size=3, max_size=3), st.integers(1, 100_000))
     def test_noise_makes_no_curve_fall_or_go_below_zero(self, times, tokens):
         points = [(16, 0, times[0]), (512, 0, times[1]), (512, 2048, times[2])]
         curve = PrefillCurve.of(points, 512)
         assert 0 < curve(tokens) < curve(tokens + 1)
 
+    @settings(deadline=None)
     @given(st.floats(0, 0.01), SECONDS)
     def test_a_reload_curve_is_the_line_through_its_points(self, base, token):
         curve = ReloadCurve.of([(n, base + token * n) for n in (16, 4096)])

@@ -24,6 +24,7 @@ PAIRS = st.lists(
 
 
 class TestGroups:
+    @settings(deadline=None)
     @given(PAIRS, st.integers(1, 8), st.booleans())
     def test_every_pair_is_copied_once_and_groups_could_not_be_larger(self, pairs, most, straight):
         pages, hosts = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
