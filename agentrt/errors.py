@@ -12,10 +12,12 @@ __all__ = [
     "Cancelled",
     "CapacityError",
     "ConfigError",
+    "EngineFault",
     "GuideError",
     "InternalError",
     "InvalidRequest",
     "ModelError",
+    "ModelUnsupported",
     "OutputLimitExceeded",
     "ProgramTooLarge",
     "QueueFull",
@@ -54,6 +56,10 @@ class ConfigError(AgentRTError, ValueError):
 
 class ModelError(ConfigError):
     """A model directory cannot be loaded: missing, malformed or unsupported."""
+
+
+class ModelUnsupported(ModelError):
+    """A model is in order, but asks for something that is not computed here."""
 
 
 class GuideError(ConfigError):
@@ -101,6 +107,10 @@ class Cancelled(RequestError):
 
 class BackendUnavailable(AgentRTError, RuntimeError):
     """Something that agentrt drives (engine thread, Docker, a device) does not answer."""
+
+
+class EngineFault(BackendUnavailable):
+    """The engine failed while it computed a turn; the message says of what. Others go on."""
 
 
 class SandboxUnavailable(BackendUnavailable):

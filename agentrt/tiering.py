@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
 from agentrt.errors import ConfigError
+from agentrt.resources.headroom import memory_headroom
 from agentrt.scheduling.cost import OnlinePrefillCost
 from agentrt.scheduling.curves import PrefillCurve, ReloadCurve
 
 if TYPE_CHECKING:
     import torch
 
-    from agentrt.engine.attention.torch_paged import TorchPagedAttention
-    from agentrt.engine.model.decoder import Decoder
+    from agentrt.engine.attention.base import Attention
+    from agentrt.engine.model.base import Model
     from agentrt.engine.tiers.archive import Archive
     from agentrt.engine.tiers.host import HostTier
+    from agentrt.runtime import RuntimeConfig
 
-__all__ = ["Costs", "file_tier", "host_tier", "measured_costs", "measured_points"]
+__all__ = ["Costs", "host_tier", "make_tier", "measured_costs", "measured_points"]
 
 BUDGET, PAGE = 512, 16
 """Tokens of a step and of a page where nothing else is said: the runtime's defaults."""
@@ -38,8 +38,8 @@ class Costs:
 
 
 def measured_costs(
-    model: Decoder,
-    attention: TorchPagedAttention,
+    model: Model,
+    attention: Attention,
     tier: HostTier | None,
     chunk: int,
     *,
@@ -66,17 +66,38 @@ def measured_costs(
     return Costs(prefill, ReloadCurve.of(points.reload) if points.reload else ReloadCurve(0.0, 0.0))
 
 
-def file_tier(
-    directory: str | None, size: int, pool: Sequence[torch.Tensor], model: Path, settings: str
-) -> Archive | None:
-    """Return a file tier of ``size`` bytes below ``directory``; None where that is None.
+def make_tier(
+    config: RuntimeConfig, directory: Path, model: Model, attention: Callable[[], Attention]
+) -> HostTier | None:
+    """Return the host tier that ``config`` asks for, with its files; None where it asks for none.
 
     Args:
-        directory: where the files go, in a folder of this model's own.
-        size: bytes of all files of this model.
-        pool: what a page is made of.
-        model: the model's directory.
-        settings: whatever else the content of a page depends on.
+        config: the runtime's settings.
+        directory: the model's files.
+        model: the model.
+        attention: returns what owns the pages; asked again after a restart of the engine.
+
+    Raises:
+        ConfigError: sizes that cannot work, a directory that cannot be used, or files without host
+            memory to write them from.
+    """
+    size, pool = config.host_kv_bytes, attention().page_tensors
+    if size == 0 and config.kv_files is not None:
+        raise ConfigError(
+            "KV is to be kept in files, but there is no host tier.",
+            remedy="Give --host-kv a size: files are written from host memory and read into it.",
+        )
+    if size == 0:
+        return None
+    settings = f"{model.dtype} {config.kv_dtype} {config.page_size}"
+    archive = _archive(config, directory, pool, settings)
+    return host_tier(lambda: attention().page_tensors, size, archive)
+
+
+def _archive(
+    config: RuntimeConfig, directory: Path, pool: Sequence[torch.Tensor], settings: str
+) -> Archive | None:
+    """Return the files, in a folder of this model and these settings.
 
     Raises:
         ConfigError: the directory cannot be used, or the size holds no page.
@@ -85,39 +106,31 @@ def file_tier(
     from agentrt.engine.tiers.files import FileStore
     from agentrt.engine.tiers.host import page_bytes
 
-    if directory is None:
+    if config.kv_files is None:
         return None
-    fingerprint = weights_fingerprint(model, settings)
-    place = Path(directory) / fingerprint.hex()[:16]
-    return Archive(FileStore(place, size, page_bytes(pool)), fingerprint)
+    fingerprint = weights_fingerprint(directory, settings)
+    place = Path(config.kv_files) / fingerprint.hex()[:16]
+    return Archive(FileStore(place, config.kv_files_bytes, page_bytes(pool)), fingerprint)
 
 
 def host_tier(
-    pool: Sequence[torch.Tensor], size: int, archive: Archive | None = None
-) -> HostTier | None:
-    """Return a host tier of ``size`` bytes for the pages of ``pool``; None for size 0.
+    pool: Callable[[], Sequence[torch.Tensor]], size: int, archive: Archive | None = None
+) -> HostTier:
+    """Return a host tier of ``size`` bytes for the pages of ``pool``.
 
     Raises:
-        ConfigError: it is smaller than a page, or does not fit the free memory, or there are files
-            and no host tier for them.
+        ConfigError: it is smaller than a page, or does not fit the free memory.
     """
     from agentrt.engine.tiers.host import HostTier, page_bytes
 
-    if size == 0 and archive is not None:
-        raise ConfigError(
-            "KV is to be kept in files, but there is no host tier.",
-            remedy="Give --host-kv a size: files are written from host memory and read into it.",
-        )
-    if size == 0:
-        return None
-    page, free = page_bytes(pool), psutil.virtual_memory().available
+    page, free = page_bytes(pool()), memory_headroom().bytes
     if not page <= size <= free:
         raise ConfigError(
             f"A host tier of {size:,} bytes cannot be had: a page takes {page:,}, and {free:,} "
             "are free.",
             remedy="Give --host-kv a size between the two, or leave it out.",
         )
-    return HostTier(pool, size // page, archive=archive)
+    return HostTier(pool(), size // page, renew=pool, archive=archive)
 
 
 def measured_points(directory: Path | None, dtype: str, pool_tokens: int) -> dict[str, Any]:
@@ -140,7 +153,7 @@ def measured_points(directory: Path | None, dtype: str, pool_tokens: int) -> dic
     model = load_model(directory or ensure_default_model(), dtype=known[dtype])
     pages = pool_tokens // PAGE
     attention = TorchPagedAttention(model.config, pages, PAGE, model.dtype, model.device)
-    tier = host_tier(attention.page_tensors, pages * page_bytes(attention.page_tensors))
+    tier = host_tier(lambda: attention.page_tensors, pages * page_bytes(attention.page_tensors))
     points = measure(model, attention, tier, chunk=BUDGET).to_json()
     return points | {
         "decode": measure_decode(model, attention),

@@ -24,7 +24,7 @@ class TokenLogprob:
     """``(token, logprob)`` of the most likely tokens, best first."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class EngineSample(Sample):
     """A sample with what only the engine cares about; the scheduler sees a plain ``Sample``."""
 
@@ -76,4 +76,12 @@ class TurnBackend(Protocol):
 
     def close(self, turn_id: str) -> None:
         """Forget a turn; unknown ids are ignored."""
+        ...
+
+    def restart(self) -> None:
+        """Make what computes anew after a fault: no page holds anything then, no copy is under way.
+
+        Turns stay open, with their tokens and the state of their sampling. No turn holds pages
+        while this runs. What it raises counts as another fault.
+        """
         ...

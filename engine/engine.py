@@ -17,6 +17,7 @@ import anyio.to_thread
 
 from agentrt.engine.backend import TurnBackend
 from agentrt.engine.choices import ChoiceTrie, encode_choices
+from agentrt.engine.faults import RestartLimits
 from agentrt.engine.loop import EngineLoop
 from agentrt.engine.opened import OpenTurn
 from agentrt.engine.output import StreamTokenizer, TurnOutput
@@ -91,6 +92,7 @@ class Engine:
             raises is logged and counted, and stops nothing.
         check: verify the scheduler's integrity after every step; for tests, as it takes time.
         called_tool: names the tool that an answer calls, for turns that do not say it ahead.
+        limits: how often the engine may start anew after faults.
         mover: carries out the scheduler's transfers, where it has a host tier; started and closed
             with the engine.
     """
@@ -107,6 +109,7 @@ class Engine:
         check: bool = False,
         called_tool: Callable[[str], str | None] | None = None,
         mover: PageMover | None = None,
+        limits: RestartLimits | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._eos_ids = eos_ids | (tokenizer.eos_ids if tokenizer is not None else frozenset())
@@ -119,6 +122,7 @@ class Engine:
             check=check,
             called_tool=called_tool,
             mover=mover,
+            limits=limits,
         )
         self._thread: threading.Thread | None = None
 

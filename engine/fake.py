@@ -78,6 +78,7 @@ class FakeTurnBackend(TurnBackend):
     vocab_size: int = 50
     before: Callable[[StepPlan], None] | None = None
     steps: int = 0
+    restarts: int = 0
     _turns: dict[str, _FakeTurn] = field(default_factory=dict)
     _slots: dict[int, int] = field(default_factory=dict)
 
@@ -137,6 +138,11 @@ class FakeTurnBackend(TurnBackend):
     def close(self, turn_id: str) -> None:
         """Forget a turn."""
         self._turns.pop(turn_id, None)
+
+    def restart(self) -> None:
+        """Forget what the pages hold."""
+        self.restarts += 1
+        self._slots.clear()
 
     def _compute(self, piece: SeqSlice) -> int:
         tokens = self._turns[piece.turn_id].tokens

@@ -11,13 +11,20 @@ from typing import Literal, TypeAlias
 
 from agentrt.engine.backend import EngineSample, TurnBackend
 from agentrt.engine.choices import ChoiceTrie
+from agentrt.engine.faults import Fault, FaultWatch, RestartLimits
 from agentrt.engine.outbox import Outbox
 from agentrt.engine.output import OutputPiece, TurnOutput
 from agentrt.engine.params import SamplingParams
 from agentrt.engine.statistics import EngineState, EngineStatistics
 from agentrt.engine.stream import Chunk, TurnStream
 from agentrt.engine.tiers.base import PageMover
-from agentrt.errors import AgentRTError, BackendUnavailable, InternalError, InvalidRequest
+from agentrt.errors import (
+    AgentRTError,
+    BackendUnavailable,
+    EngineFault,
+    InternalError,
+    InvalidRequest,
+)
 from agentrt.scheduling.plan import (
     Event,
     OpenRequest,
@@ -86,7 +93,9 @@ class EngineLoop:
         check: bool,
         called_tool: Callable[[str], str | None] | None = None,
         mover: PageMover | None = None,
+        limits: RestartLimits | None = None,
     ) -> None:
+        self._faults = FaultWatch(limits)
         self._scheduler = scheduler
         self._mover = mover
         self._called_tool = called_tool
@@ -97,6 +106,7 @@ class EngineLoop:
         self._turns: dict[str, _Turn] = {}
         self._ahead: set[str] = set()
         self._stalled = self._busy = False
+        self._restarting = False
         # Shared with other threads, under the condition's lock:
         self._changed = threading.Condition()
         self._commands: deque[_Submit | _Call] = deque()
@@ -201,13 +211,15 @@ class EngineLoop:
 
     def statistics(self) -> EngineStatistics:
         """Return the figures of the last step."""
-        return replace(self._figures, state=self._state)
+        running = self._state == "running"
+        state: EngineState = "restarting" if running and self._restarting else self._state
+        return replace(self._figures, state=state)
 
     def _unavailable(self) -> BackendUnavailable:
         if self._state == "broken":
             return BackendUnavailable(
                 f"The engine has stopped after an internal error: {self._cause}.",
-                remedy="Restart it; this is a bug in agentrt, please report the log.",
+                remedy="Start it again; if it stops again, please report its log.",
             )
         return BackendUnavailable(
             "The engine is shutting down.", remedy="Send the turn again once it is back."
@@ -223,6 +235,9 @@ class EngineLoop:
             while self._cycle():
                 pass
             self._end("closed")
+        except EngineFault as error:
+            _logger.error("The engine stops: %s", error.message)
+            self._end("broken", error.message.rstrip("."))
         except Exception as error:
             _logger.exception("The engine stops: its scheduler or its own code raised")
             self._end("broken", f"{type(error).__name__}: {error}")
@@ -332,23 +347,59 @@ class EngineLoop:
 
     def _step(self, plan: StepPlan) -> None:
         started = self._clock()
-        result = self._read(self._compute(plan))
-        events = self._scheduler.commit(plan, result, self._clock())
+        result, fault = self._compute(plan)
+        events = self._scheduler.commit(plan, self._read(result), self._clock())
         seconds = self._clock() - started
         self._deliver([*events, *self._scheduler.take_events()], plan, seconds)
+        if fault is not None:
+            self._start_anew(fault)
         if self._check:
             self._scheduler.check_integrity()
 
-    def _compute(self, plan: StepPlan) -> StepResult:
-        """Run the backend; if it raises, every turn of the step fails and no other."""
+    def _compute(self, plan: StepPlan) -> tuple[StepResult, Fault | None]:
+        """Run the backend; if it raises or returns rubbish, the step's turns fail and no other."""
         try:
-            return self._backend.run(plan)
+            result = self._backend.run(plan)
+            fault = self._faults.of_result(plan, result, self._clock())
         except Exception as error:
             _logger.exception("A step of %d turns failed", len(plan.slices))
-            self._figures = replace(self._figures, failed_steps=self._figures.failed_steps + 1)
-            text = f"The step failed: {type(error).__name__}: {error}"
-            failed = EngineSample((), "failed", error=text)
-            return StepResult({piece.turn_id: failed for piece in plan.slices})
+            fault = Fault.of_exception(error)
+        if fault is None:
+            return result, None
+        self._figures = replace(self._figures, failed_steps=self._figures.failed_steps + 1)
+        if fault.kind == "logits":  # its turns have failed one by one
+            return result, fault
+        failed = EngineSample((), "failed", error=fault.text)
+        return StepResult({piece.turn_id: failed for piece in plan.slices}), fault
+
+    def _start_anew(self, fault: Fault) -> None:
+        """Forget all KV and have the backend rebuilt; turns that were not in the step survive.
+
+        Raises:
+            EngineFault: that has happened too often, or the backend could not be rebuilt.
+        """
+        self._restarting = True
+        rebuilt = False
+        while not rebuilt:
+            self._figures = replace(self._figures, fault=fault.text)
+            if not self._faults.restart(self._clock()):
+                raise self._faults.given_up(fault)
+            _logger.warning("The engine starts anew. %s", fault.text)
+            if self._mover is not None:
+                self._mover.halt()
+            self._scheduler.restart(self._clock())
+            try:
+                self._backend.restart()
+                if self._mover is not None:
+                    self._mover.resume()
+                rebuilt = True
+            except Exception as error:
+                _logger.exception("The backend could not be rebuilt")
+                said = f"{type(error).__name__}: {error}"
+                fault = Fault("restart", f"The backend could not be rebuilt: {said}")
+        self._figures = replace(self._figures, restarts=self._figures.restarts + 1)
+        self._restarting = False
+        self._deliver(self._scheduler.take_events(), StepPlan(()), None)
 
     def _read(self, result: StepResult) -> StepResult:
         """Read the samples as output; what the scheduler gets says which turns have stopped."""

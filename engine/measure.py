@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from agentrt.engine.attention.base import Attention, BatchLayout, SliceLayout
-from agentrt.engine.model.decoder import Decoder
+from agentrt.engine.model.base import Model
 from agentrt.engine.tiers.host import HostTier
 from agentrt.scheduling.curves import PrefillPoint, ReloadPoint
 from agentrt.scheduling.plan import Transfer
@@ -71,7 +71,7 @@ class CostPoints:
 
 
 def measure(
-    model: Decoder,
+    model: Model,
     attention: Attention,
     tier: HostTier | None,
     *,
@@ -118,7 +118,7 @@ def _reload_points(
 
 
 def measure_decode(
-    model: Decoder,
+    model: Model,
     attention: Attention,
     *,
     clock: Callable[[], float] = time.perf_counter,
@@ -151,7 +151,7 @@ def _best(run: Callable[[], None], clock: Callable[[], float], until: float) -> 
     return max(min(times), 1e-9)
 
 
-def _step(model: Decoder, attention: Attention, count: int, cached: int) -> None:
+def _step(model: Model, attention: Attention, count: int, cached: int) -> None:
     """Compute ``count`` tokens behind ``cached`` ones, on the first pages."""
     end = cached + count
     pages = range(-(-end // attention.page_size))
@@ -163,7 +163,7 @@ def _step(model: Decoder, attention: Attention, count: int, cached: int) -> None
     logits.sum().item()  # waits for a device that runs late
 
 
-def _decode(model: Decoder, attention: Attention, count: int, context: int) -> None:
+def _decode(model: Model, attention: Attention, count: int, context: int) -> None:
     """Compute the next token of ``count`` sequences of ``context`` tokens each."""
     pages = range(-(-context // attention.page_size))
     step = attention.plan(BatchLayout((SliceLayout(context - 1, 1, pages),) * count))
@@ -180,9 +180,7 @@ def _load(tier: HostTier, pages: int) -> None:
 # --- remembering -----------------------------------------------------------------------------
 
 
-def machine_key(
-    model: Decoder, attention: Attention, kv: Sequence[torch.Tensor], chunk: int
-) -> str:
+def machine_key(model: Model, attention: Attention, kv: Sequence[torch.Tensor], chunk: int) -> str:
     """Return a name for all that the points depend on: machine, model's shape, dtypes, settings."""
     told = {
         "format": FORMAT,
@@ -198,7 +196,7 @@ def machine_key(
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def _machine(model: Decoder) -> str:
+def _machine(model: Model) -> str:
     if model.device.type == "cuda":
         return str(torch.cuda.get_device_name(model.device))
     cpus = len(os.sched_getaffinity(0))

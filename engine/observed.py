@@ -49,3 +49,7 @@ class ObservedBackend(TurnBackend):
     def close(self, turn_id: str) -> None:
         """Forget a turn. See ``TurnBackend.close``."""
         self._inner.close(turn_id)
+
+    def restart(self) -> None:
+        """Start anew. See ``TurnBackend.restart``."""
+        self._inner.restart()

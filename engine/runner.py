@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from agentrt.engine.attention.base import Attention, BatchLayout, SliceLayout
 from agentrt.engine.backend import EngineSample, TurnBackend
 from agentrt.engine.choices import ChoiceTrie, check_encoded
-from agentrt.engine.model.decoder import Decoder
+from agentrt.engine.model.base import Model
 from agentrt.engine.params import SamplingParams
 from agentrt.engine.sampling import Draw, TurnSampling, draw_tokens
 from agentrt.errors import InternalError, InvalidRequest
@@ -80,13 +80,20 @@ class TorchBackend(TurnBackend):
         model: what computes the logits.
         attention: owns the pages that the plans speak of.
         draw_seed: gives the seed of a turn that asks for none.
+        rebuild: makes new, empty pages after a fault; without it the old ones are used again.
     """
 
     def __init__(
-        self, model: Decoder, attention: Attention, *, draw_seed: Callable[[], int] = _draw_seed
+        self,
+        model: Model,
+        attention: Attention,
+        *,
+        draw_seed: Callable[[], int] = _draw_seed,
+        rebuild: Callable[[], Attention] | None = None,
     ) -> None:
         self._model = model
-        self._attention = attention
+        self._attention: Attention | None = attention
+        self._rebuild = rebuild
         self._draw_seed = draw_seed
         self._vocab_size = model.config.vocab_size
         self._turns: dict[str, _Turn] = {}
@@ -136,6 +143,34 @@ class TorchBackend(TurnBackend):
         """Forget a turn; unknown ids are ignored."""
         self._turns.pop(turn_id, None)
 
+    @torch.inference_mode()
+    def attention(self) -> Attention:
+        """Return what owns the pages now.
+
+        Raises:
+            InternalError: there are none since a restart failed.
+        """
+        if self._attention is None:
+            raise InternalError("The engine has no pages: making them anew failed.")
+        return self._attention
+
+    def restart(self) -> None:
+        """Make new pages, then prove on one token that the model computes.
+
+        Raises:
+            InternalError: it still does not.
+        """
+        if self._rebuild is not None:
+            self._attention = None  # first, so that both pools need not fit the memory
+            if self._model.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self._attention = self._rebuild()
+        self._tokens, self._positions = np.empty(0, np.int64), np.empty(0, np.int64)
+        zero = np.zeros(1, np.int64)
+        logits = self._forward(zero, zero, BatchLayout((SliceLayout(0, 1, [0]),)), [0])
+        if not bool(logits.isfinite().any()):
+            raise InternalError("The model gives no usable logits for a single token.")
+
     def _checked(self, name: str, tokens: Sequence[int], *, empty: bool = False) -> _Ids:
         if not len(tokens):
             if empty:
@@ -163,14 +198,32 @@ class TorchBackend(TurnBackend):
         layout = BatchLayout(
             tuple(SliceLayout(piece.start, piece.count, piece.pages) for piece in plan.slices)
         )
-        device = self._model.device
-        logits = self._model.forward(
-            torch.from_numpy(self._tokens[: plan.tokens]).to(device),
-            torch.from_numpy(self._positions[: plan.tokens]).to(device),
-            self._attention.plan(layout),
-            torch.tensor(rows, dtype=torch.int64, device=device),
+        logits = self._forward(
+            self._tokens[: plan.tokens], self._positions[: plan.tokens], layout, rows
         )
         return self._sample([piece for piece in plan.slices if piece.sample], logits)
+
+    def _forward(
+        self, tokens: _Ids, positions: _Ids, layout: BatchLayout, rows: list[int]
+    ) -> torch.Tensor:
+        """Compute the logits of ``rows``, ``[rows, vocab]``.
+
+        Raises:
+            InternalError: there are no pages since a restart failed, or what came is misshapen.
+        """
+        attention, device = self.attention(), self._model.device
+        logits = self._model.forward(
+            torch.from_numpy(tokens).to(device),
+            torch.from_numpy(positions).to(device),
+            attention.plan(layout),
+            torch.tensor(rows, dtype=torch.int64, device=device),
+        )
+        if logits.shape != (len(rows), self._vocab_size):
+            raise InternalError(
+                f"The model returned logits of shape {list(logits.shape)}, not "
+                f"{[len(rows), self._vocab_size]}."
+            )
+        return logits
 
     def _fill(self, plan: StepPlan) -> list[int]:
         """Write the batch's tokens and positions; return the rows to sample from."""
@@ -188,8 +241,12 @@ class TorchBackend(TurnBackend):
                     f"with sample={piece.sample}."
                 )
             last = first + piece.count
-            self._tokens[first:last] = turn.ids[piece.start : end]
-            self._positions[first:last] = np.arange(piece.start, end)
+            if piece.count == 1:  # most slices, and a fraction of what ranges cost
+                self._tokens[first] = turn.ids[piece.start]
+                self._positions[first] = piece.start
+            else:
+                self._tokens[first:last] = turn.ids[piece.start : end]
+                self._positions[first:last] = np.arange(piece.start, end)
             if piece.sample:
                 rows.append(last - 1)
             first = last

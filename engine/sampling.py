@@ -118,9 +118,11 @@ class TurnSampling:
         logits[allowed] = kept
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Draw:
     """The outcome for one row; ``token`` is None if the row has NaN, +inf or nothing finite."""
+
+    # Not frozen, for the reason of ``SeqSlice``.
 
     token: int | None
     logprob: TokenLogprob | None = field(default=None)

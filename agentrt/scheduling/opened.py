@@ -176,6 +176,11 @@ class OpenTurns:
                 return True
         return False
 
+    def let_go(self, now: float) -> None:
+        """Let go of the pages of all open turns: they are computed again."""
+        while self.give_way(now):
+            pass
+
     def _let_go(self, turn: _Open, now: float) -> None:
         turn.computed = 0
         if turn.lease is not None:

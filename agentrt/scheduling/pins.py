@@ -117,6 +117,11 @@ class PinBook:
         """End the newest soft pin; False if there is none."""
         return bool(self._soft) and self.end(next(reversed(self._soft)), "broken", now)
 
+    def end_all(self, outcome: PinOutcome, now: float) -> None:
+        """End every pin."""
+        for context in list(self._pins):
+            self.end(context, outcome, now)
+
     def supersede(self, context: ContextState, keys: Sequence[Hashable], now: float) -> None:
         """Let go of the part of a pin that the context's next prompt no longer continues."""
         pin = context.pin

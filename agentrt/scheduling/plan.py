@@ -137,7 +137,7 @@ class StepPlan:
         return sum(piece.count for piece in self.slices)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Sample:
     """What a step produced for one sampled slice.
 
@@ -147,6 +147,8 @@ class Sample:
     cannot go on (then also for slices that were not to be sampled). ``tool`` names the tool that
     the output calls, if the backend recognised one.
     """
+
+    # Not frozen, for the reason of ``SeqSlice``.
 
     tokens: Sequence[int]
     finish: Literal["stop", "failed"] | None = None
@@ -355,6 +357,14 @@ class SchedulerProtocol(Protocol):
         self, tickets: Collection[int], now: float, failed: Collection[int] = ()
     ) -> None:
         """Take note of transfers whose copies are done, and of those that failed."""
+        ...
+
+    def restart(self, now: float) -> None:
+        """Take note that all KV is lost. No step may be under way.
+
+        Running turns go back to the queue, to be computed again from their tokens; pins are broken;
+        copies that are under way are given up, and the driver must not report them.
+        """
         ...
 
     def take_events(self) -> list[Event]:

@@ -109,6 +109,15 @@ class Planner:
         book.events.append(TurnPreempted(turn.turn_id, now))
         book.unblock()
 
+    def preempt_all(self, now: float) -> None:
+        """Send every running turn back to the queue; what waited for a copy waits no longer."""
+        for turn in list(self._book.running):
+            turn.loading = None
+            if turn.cancelled:
+                self._book.finish(turn, "cancelled", now)
+            else:
+                self._preempt(turn, now)
+
     def admit(self, slices: list[SeqSlice], budget: int, now: float) -> None:
         """Start waiting turns, best rank first, until one does not fit or must wait."""
         book = self._book

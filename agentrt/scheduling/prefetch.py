@@ -73,6 +73,12 @@ class Prefetcher:
         """Whether a context's KV is on its way."""
         return context in self._loading
 
+    def abort(self, now: float) -> None:
+        """Give up the loads that are under way; nobody will be told of them."""
+        for lease in self._loading.values():
+            self._kv.release(lease, now)
+        self._loading.clear()
+
     def leases(self) -> Collection[KVLease]:
         """Return the leases that loads under way hold."""
         return self._loading.values()

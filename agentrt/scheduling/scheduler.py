@@ -216,6 +216,23 @@ class Scheduler:
         self._book.events.clear()
         return events
 
+    def restart(self, now: float) -> None:
+        """All KV is lost: running turns wait again, pins are broken, the prefix tree is empty."""
+        if self._in_flight is not None:
+            raise InternalError("The KV was given up while a step was under way.")
+        book = self._book
+        book.opened.let_go(now)
+        if book.prefetcher is not None:
+            book.prefetcher.abort(now)
+        for turn in book.turns.values():
+            turn.fetching = False
+        if book.transfers is not None:
+            book.transfers.abort(now)
+        self._planner.preempt_all(now)
+        book.pins.end_all("broken", now)
+        book.kv.reset()
+        book.unblock()
+
     # -- plan and commit -----------------------------------------------------------------------
 
     def plan(self, now: float, horizon: int = 1) -> StepPlan:

@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 import torch
 
 from agentrt.engine.attention.pool import PagePool
-from agentrt.engine.model.config import ModelConfig
+from agentrt.engine.model.config import ModelShape
 from agentrt.errors import ConfigError
 
 __all__ = ["KV_DTYPES", "KVDtype", "QuantizedPool", "kv_bytes_per_token", "make_pool"]
@@ -28,7 +28,7 @@ SMALLEST_SCALE = 1e-12
 
 
 def make_pool(
-    config: ModelConfig,
+    config: ModelShape,
     num_pages: int,
     page_size: int,
     dtype: torch.dtype,
@@ -49,7 +49,7 @@ def make_pool(
     return QuantizedPool(config, num_pages, page_size, dtype, device, scaled=kv_dtype == "int8")
 
 
-def kv_bytes_per_token(config: ModelConfig, dtype: torch.dtype, kv_dtype: str) -> int:
+def kv_bytes_per_token(config: ModelShape, dtype: torch.dtype, kv_dtype: str) -> int:
     """Return the bytes that a token's keys and values take in all layers."""
     if kv_dtype == "auto":
         return config.kv_bytes_per_token(str(dtype).removeprefix("torch."))
@@ -65,7 +65,7 @@ class QuantizedPool(PagePool):
 
     def __init__(
         self,
-        config: ModelConfig,
+        config: ModelShape,
         num_pages: int,
         page_size: int,
         dtype: torch.dtype,

@@ -12,7 +12,7 @@ from agentrt.engine.attention.decode import DecodePlan
 from agentrt.engine.attention.extend import ExtendPlan
 from agentrt.engine.attention.pool import PagePool
 from agentrt.engine.attention.quantized import make_pool
-from agentrt.engine.model.config import ModelConfig
+from agentrt.engine.model.config import ModelShape
 
 __all__ = ["TorchPagedAttention", "TorchPagedStep"]
 
@@ -34,7 +34,7 @@ class TorchPagedAttention:
 
     def __init__(
         self,
-        config: ModelConfig,
+        config: ModelShape,
         num_pages: int,
         page_size: int,
         dtype: torch.dtype,

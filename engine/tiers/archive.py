@@ -126,11 +126,10 @@ class Archive:
         if left:
             _logger.warning("%d pages were not written in %.0f s: not kept.", left, seconds)
 
-    def save(self, names: Sequence[str], payloads: Sequence[Callable[[], bytes]]) -> None:
-        """Write, at once, the pages that are missing; only after ``close``."""
-        for name, payload in zip(names, payloads, strict=True):
-            if name not in self._store:
-                self._store.write(name, payload())
+    def save(self, name: str, payload: Callable[[], bytes]) -> None:
+        """Write a page at once, if it is missing; only after ``close``."""
+        if name not in self._store:
+            self._store.write(name, payload())
 
     # --- the thread
 

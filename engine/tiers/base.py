@@ -57,6 +57,17 @@ class PageMover(Protocol):
         """Return the tickets of copies that are over, once."""
         ...
 
+    def halt(self) -> None:
+        """Drop what has not begun, wait for what is under way, and tell of none of it.
+
+        What there was in the pool and in host memory is worth nothing any more.
+        """
+        ...
+
+    def resume(self) -> None:
+        """Go on after ``halt``: the pool may have been made anew."""
+        ...
+
     def statistics(self) -> TierStatistics:
         """Return the counters. Any thread may ask."""
         ...

@@ -38,7 +38,7 @@ SAVE_SECONDS = 20.0
 
 Runs: TypeAlias = Callable[[], Iterable[tuple[Sequence[Hashable], Sequence[int]]]]
 Pace: TypeAlias = Callable[[Transfer], None]
-_Job: TypeAlias = tuple[Transfer, Any]
+_Job: TypeAlias = tuple[int, Transfer, Any]
 
 
 def page_bytes(pool: Sequence[torch.Tensor]) -> int:
@@ -53,6 +53,7 @@ class HostTier(PageMover):
         pool: the pool's tensors, each ``[layers, 2, pages, ...]``, contiguous.
         host_pages: pages of host memory, taken at once.
         clock: seconds, for the counters.
+        renew: returns the pool's tensors after a restart, which makes them anew; None: they stay.
         pace: called in the copying thread before each transfer; tests make it slow.
         archive: files for what has no room in host memory; started and closed with this.
 
@@ -65,6 +66,7 @@ class HostTier(PageMover):
         pool: Sequence[torch.Tensor],
         host_pages: int,
         *,
+        renew: Callable[[], Sequence[torch.Tensor]] | None = None,
         clock: Callable[[], float] = time.perf_counter,
         pace: Pace | None = None,
         archive: Archive | None = None,
@@ -72,24 +74,30 @@ class HostTier(PageMover):
         self._page_bytes = page_bytes(pool)
         self._most = max(1, _GROUP_BYTES // self._page_bytes)
         self.host = [_host_tensor(part, host_pages) for part in pool]
-        cuda = pool[0].device.type == "cuda"
-        self._copier: Copier = (
-            CudaCopier(pool, self.host) if cuda else MemoryCopier(pool, self.host)
-        )
+        self._renew = renew
+        self._copier: Copier | None = self._new_copier(pool)
         self._clock = clock
         self._pace = pace
-        self._archive = archive
+        self.archive = archive
         self._raw = [raw(part).numpy().reshape(host_pages, -1) for part in self.host]
         self._runs: Runs = lambda: ()
         self._wake: Callable[[], None] = lambda: None
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._closing = False
+        # Raised by ``halt``: what was begun before it is neither copied nor told of. The copying
+        # thread and the archive's hold ``_busy`` while they write.
+        self._generation = 0
+        self._busy = threading.Lock()
         # Shared between the two threads, under the lock:
         self._lock = threading.Lock()
         self._done: list[int] = []
         self._failed: list[int] = []
         self._counts = TierStatistics(host_pages)
+
+    def _new_copier(self, pool: Sequence[torch.Tensor]) -> Copier:
+        make = CudaCopier if pool[0].device.type == "cuda" else MemoryCopier
+        return make(pool, self.host)
 
     @property
     def pages(self) -> int:
@@ -101,24 +109,45 @@ class HostTier(PageMover):
     def start(self, wake: Callable[[], None]) -> None:
         """Start the copying thread. See ``PageMover.start``."""
         self._wake = wake
-        if self._archive is not None:
-            self._archive.start()
+        if self.archive is not None:
+            self.archive.start()
         self._thread = threading.Thread(target=self._run, name="agentrt-copies", daemon=True)
         self._thread.start()
 
     def begin(self, transfers: Sequence[Transfer]) -> None:
         """Queue copies. See ``PageMover.begin``."""
+        now = self._generation
         for transfer in transfers:
             if transfer.kind != "fetch":
-                self._jobs.put((transfer, self._copier.mark()))
-            elif self._archive is not None:
-                self._archive.bring(transfer, self._put, self._fetched)
+                self._jobs.put((now, transfer, self._ready().mark()))
+            elif self.archive is not None:
+                put, over = partial(self._put, now), partial(self._fetched, now)
+                self.archive.bring(transfer, put, over)
             else:
                 raise InternalError(f"Transfer {transfer.ticket} fetches, but there are no files.")
 
+    def _ready(self) -> Copier:
+        if self._copier is None:
+            raise InternalError("Pages are to be copied, but the tier was halted.")
+        return self._copier
+
+    def halt(self) -> None:
+        """Give up all copies, and the pool's tensors. See ``PageMover.halt``."""
+        self._generation += 1
+        with self._busy:
+            if self._renew is not None:
+                self._copier = None
+        with self._lock:
+            self._done, self._failed = [], []
+
+    def resume(self) -> None:
+        """Go on with the pool as it is now. See ``PageMover.resume``."""
+        if self._renew is not None:
+            self._copier = self._new_copier(self._renew())
+
     def copy_now(self, transfer: Transfer) -> None:
         """Carry out a transfer in the calling thread; only before ``start``."""
-        self._copy(transfer, self._copier.mark())
+        self._copy(transfer, self._ready().mark())
 
     def take_over(self) -> CopyDone:
         """Return what is over. See ``PageMover.take_over``."""
@@ -131,7 +160,7 @@ class HostTier(PageMover):
 
     def statistics(self) -> TierStatistics:
         """Return the counters."""
-        files = None if self._archive is None else self._archive.statistics()
+        files = None if self.archive is None else self.archive.statistics()
         return replace(self._counts, files=files)
 
     def close(self, *, save: bool = False) -> None:
@@ -140,10 +169,10 @@ class HostTier(PageMover):
         self._jobs.put(None)
         if self._thread is not None:
             self._thread.join()
-        if self._archive is not None and first:
-            self._archive.close(SAVE_SECONDS)
+        if self.archive is not None and first:
+            self.archive.close(SAVE_SECONDS)
             if save:
-                self._save(self._archive)
+                self._save(self.archive)
 
     # --- pages in files
 
@@ -156,55 +185,77 @@ class HostTier(PageMover):
 
         ``keys`` begin with the first page; ``pages`` are those of the last of them.
         """
-        if self._archive is not None:
-            names = self._archive.names(keys)[-len(pages) :]
-            self._archive.keep(names, [self._payload(page) for page in pages])
+        if self.archive is not None:
+            names = self.archive.names(keys)[-len(pages) :]
+            sound = [
+                (name, page) for name, page in zip(names, pages, strict=True) if self._sound(page)
+            ]
+            self.archive.keep(
+                [name for name, _ in sound], [self._payload(page) for _, page in sound]
+            )
 
     def _save(self, archive: Archive) -> None:
         until, left = self._clock() + SAVE_SECONDS, 0
         for keys, pages in self._runs():
             if self._clock() < until:
                 names = archive.names(keys)[-len(pages) :]
-                archive.save(names, [partial(self._payload, page) for page in pages])
+                for name, page in zip(names, pages, strict=True):
+                    if self._sound(page):
+                        archive.save(name, partial(self._payload, page))
             else:
                 left += len(pages)
         if left:
             _logger.warning("%d pages were not written in %.0f s: not kept.", left, SAVE_SECONDS)
 
+    def _sound(self, page: int) -> bool:
+        """Say whether a page is fit to outlive us: a broken turn must not break later ones."""
+        parts = [part[page] for part in self.host if part.is_floating_point()]
+        return all(bool(part.float().isfinite().all()) for part in parts)
+
     def _payload(self, page: int) -> bytes:
         return b"".join(part[page].tobytes() for part in self._raw)
 
-    def _put(self, page: int, payload: bytes) -> None:
-        start = 0
-        for part in self._raw:
-            end = start + part.shape[1]
-            part[page] = np.frombuffer(payload[start:end], np.uint8)
-            start = end
+    def _put(self, generation: int, page: int, payload: bytes) -> None:
+        with self._busy:
+            if generation != self._generation:
+                return
+            start = 0
+            for part in self._raw:
+                end = start + part.shape[1]
+                part[page] = np.frombuffer(payload[start:end], np.uint8)
+                start = end
 
-    def _fetched(self, transfer: Transfer, good: bool) -> None:
-        self._over(transfer, failed=not good)
+    def _fetched(self, generation: int, transfer: Transfer, good: bool) -> None:
+        with self._busy:
+            if generation == self._generation:
+                self._over(transfer, failed=not good)
         self._wake()
 
     # --- the copying thread
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None and not self._closing:
-            transfer, mark = job
-            try:
-                self._copy(transfer, mark)
-            except Exception:
-                _logger.exception("Transfer %d (%s) failed", transfer.ticket, transfer.kind)
-                self._over(transfer, failed=True)
-            else:
-                self._over(transfer, failed=False)
+            generation, transfer, mark = job
+            if self._pace is not None:
+                self._pace(transfer)
+            with self._busy:
+                if generation == self._generation:
+                    self._try_copy(transfer, mark)
             self._wake()
+
+    def _try_copy(self, transfer: Transfer, mark: Any) -> None:
+        try:
+            self._copy(transfer, mark)
+        except Exception:
+            _logger.exception("Transfer %d (%s) failed", transfer.ticket, transfer.kind)
+            self._over(transfer, failed=True)
+        else:
+            self._over(transfer, failed=False)
 
     def _copy(self, transfer: Transfer, mark: Any) -> None:
         """Carry out one transfer; when this returns, its target can be read."""
-        if self._pace is not None:
-            self._pace(transfer)
         started = self._clock()
-        copier = self._copier
+        copier = self._ready()
         groups = copy_groups(
             transfer.pages, transfer.host_pages, most=self._most, straight=copier.straight
         )

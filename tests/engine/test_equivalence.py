@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from agentrt.bench.policies import ORACLES
 from agentrt.engine.attention.base import BatchLayout, SliceLayout
 from agentrt.engine.attention.torch_paged import TorchPagedAttention
+from agentrt.engine.cpu import choose_kernels, make_attention, prepare
 from agentrt.engine.kv import PageCache
 from agentrt.engine.model.weights import load_model
 from agentrt.engine.params import SamplingParams
@@ -51,9 +52,20 @@ def words(seed, count):
     return tuple(np.random.default_rng(seed).integers(4, VOCAB, count).tolist())
 
 
+PATHS = ["torch", pytest.param("native", marks=pytest.mark.requires_native)]
+
+
+@pytest.fixture(scope="module", params=PATHS)
+def kernels(request):
+    return choose_kernels(request.param, "cpu")
+
+
 @pytest.fixture(scope="module", params=["qwen3", "llama"])
-def model(request, tiny_models):
-    return load_model(tiny_models(request.param))
+def model(request, kernels, tiny_models):
+    model = load_model(tiny_models(request.param))
+    prepare(model, kernels)
+    model.kernels = kernels
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +135,9 @@ class Driver:
         kv = PageCache(serving.pages, serving.page_size, retention.score, rescore=retention.rescore)
         config = SchedulerConfig(token_budget=serving.budget, max_seqs=serving.max_seqs)
         self.scheduler = Scheduler(kv, policy, config)
-        attention = TorchPagedAttention(model.config, serving.pages, serving.page_size, model.dtype)
+        attention = make_attention(
+            model.kernels, model.config, serving.pages, serving.page_size, model.dtype
+        )
         attention.kv.fill_(float("nan"))
         self.backend = TorchBackend(model, attention)
         self.served = Served()
@@ -287,9 +301,10 @@ class TestOneThingAtATime:
 class Recorder:
     """A decoder that keeps the logits of every row, by call."""
 
-    def __init__(self, model):
+    def __init__(self, model, kernels):
         self.config, self.device, self.dtype = model.config, model.device, model.dtype
         self.model = model
+        self.kernels = kernels
         self.rows = []
 
     def forward(self, tokens, positions, attention, rows):
@@ -299,7 +314,7 @@ class Recorder:
 
 
 @pytest.mark.parametrize("arch", ["qwen3", "llama", "mistral", "qwen2"])
-def test_bf16_logits_stay_within_the_rounding_of_bf16_itself(arch, tiny_models):
+def test_bf16_logits_stay_within_the_rounding_of_bf16_itself(arch, kernels, tiny_models):
     """The bound is measured: the error of plain bf16, whole prefix in one slice, against fp32."""
     directory = tiny_models(arch, torch_dtype="bfloat16")
     half = load_model(directory)
@@ -318,7 +333,8 @@ def test_bf16_logits_stay_within_the_rounding_of_bf16_itself(arch, tiny_models):
     most, usual = error.abs().max(), error.square().mean(dim=1).sqrt().max()
     assert 0 < usual < 0.1 * exact.std()
 
-    recorder = Recorder(half)
+    prepare(half, kernels)
+    recorder = Recorder(half, kernels)
     turn = Ask(prompt, len(recorded), forced=recorded)
     noise = [Ask(words(90 + i, 30), 20, at=3 * i) for i in range(3)]
     # The turn comes last, so its rows are known by their positions: nobody else reaches 70.

@@ -116,6 +116,7 @@ class FakeRuntime:
         pages: int = 1024,
         page_size: int = 4,
         tenants: Mapping[str, TenantSettings] | None = None,
+        backend: type[FakeTurnBackend] = FakeTurnBackend,
         **config: Any,
     ) -> None:
         self.model_name = "fake"
@@ -132,7 +133,7 @@ class FakeRuntime:
         self.turns = itertools.count(1)
         policy, self.tenants = with_quotas(make_policy("fixed-ttl=30"), tenants or {})
         kv = PageCache(pages, page_size, policy.retention.score)
-        self.backend = FakeTurnBackend(
+        self.backend = backend(
             page_size, vocab_size=self.tokenizer.vocab_size, before=self.throttle.before
         )
         self.engine = Engine(
