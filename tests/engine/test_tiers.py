@@ -139,3 +139,28 @@ class TestHostTier:
         assert not closer.is_alive()
         assert tier.take_over() == CopyDone(done=(1,))
         tier.close()
+
+    def test_a_halt_waits_for_the_copy_under_way_and_tells_of_none(self):
+        entered, go_on = threading.Event(), threading.Event()
+
+        def pace(transfer):
+            entered.set()
+            assert go_on.wait(20)
+
+        pools = [pool_tensors(4), pool_tensors(4)]
+        pools[1][0].zero_()
+        tier = HostTier(pools[0], 4, pace=pace, renew=lambda: pools[1])
+        tier.start(lambda: None)
+        tier.begin([Transfer(1, "store", (0,), (0,)), Transfer(2, "store", (1,), (1,))])
+        assert entered.wait(20)
+        tier.halt()
+        with pytest.raises(InternalError, match="halted"):
+            tier.begin([Transfer(3, "store", (0,), (0,))])
+        tier.resume()
+        go_on.set()
+        tier.begin([Transfer(4, "store", (2,), (2,))])
+        assert settled(tier, 1) == ([4], [])
+        tier.close()
+        # Of the old pool nothing came; of the new one, which is zeros, what was asked for.
+        assert not tier.host[0].any()
+        assert tier.statistics().stored_pages == 1

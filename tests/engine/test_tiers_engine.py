@@ -43,6 +43,7 @@ class SlotMover(PageMover):
         self.gate.set()
         self.host, self.over, self.seen = {}, [], []
         self.closed = None
+        self.generation = 0
         self.threads = []
 
     def start(self, wake):
@@ -50,12 +51,15 @@ class SlotMover(PageMover):
 
     def begin(self, transfers):
         for transfer in transfers:
-            thread = threading.Thread(target=self.move, args=(transfer,), daemon=True)
+            job = (transfer, self.generation)
+            thread = threading.Thread(target=self.move, args=job, daemon=True)
             self.threads.append(thread)
             thread.start()
 
-    def move(self, transfer):
+    def move(self, transfer, generation):
         assert self.gate.wait(20)
+        if generation != self.generation:
+            return
         self.seen.append(transfer.kind)
         good = transfer.kind not in self.failing
         for page, host in zip(transfer.pages, transfer.host_pages, strict=True) if good else ():
@@ -65,8 +69,16 @@ class SlotMover(PageMover):
                     self.host[host, at] = self.backend._slots[slot]
                 else:
                     self.backend._slots[slot] = self.host[host, at]
-        self.over.append((transfer.ticket, good))
+        if generation == self.generation:
+            self.over.append((transfer.ticket, good))
         self.wake()
+
+    def halt(self):
+        self.generation += 1
+        self.over = []
+
+    def resume(self):
+        pass
 
     def take_over(self):
         over, self.over = self.over, []
@@ -166,3 +178,35 @@ async def test_an_idle_engine_wakes_up_to_bring_kv_back():
                 await anyio.sleep(0.01)
         stats = await turn(engine, [*[1] * 24, *fake_output([1] * 24, 2, VOCAB), 5], "a")
         assert stats.cached_tokens == 24
+
+
+async def test_a_fault_gives_up_copies_and_open_turns_and_all_goes_on():
+    engine, mover = tiered_engine(pages=24)
+    doomed = ask([3] * 10, program_id="d")
+
+    def before(plan):
+        if any(piece.turn_id == doomed.turn_id for piece in plan.slices):
+            raise RuntimeError("the device is gone")
+
+    mover.backend.before = before
+    async with engine:
+        await turn(engine, [1] * 40, "a")
+        await stored(engine, mover, 1)
+        opened = engine.open([4] * 30, turn_id="o", program_id="o")
+        mover.gate.clear()
+        await turn(engine, [2] * 40, "b")
+        failed = await engine.submit(doomed)
+        with anyio.fail_after(20):
+            async for _ in failed:
+                pass
+        assert failed.stats.reason == "failed"
+        mover.gate.set()
+        for thread in mover.threads:
+            thread.join(20)
+        await turn(engine, [1] * 40, "c")
+        opened.append([5])
+        stream = await opened.seal(ask([*[4] * 30, 5], tokens=3, program_id="o"))
+        tokens, _ = await read(stream)
+        assert tokens == fake_output([*[4] * 30, 5], 3, VOCAB)
+    assert engine.statistics().restarts == 1
+    assert engine.statistics().scheduler.opened == 0
