@@ -13,6 +13,7 @@ __all__ = [
     "CapacityError",
     "ConfigError",
     "EngineFault",
+    "GrammarError",
     "GuideError",
     "InternalError",
     "InvalidRequest",
@@ -99,6 +100,17 @@ class RequestError(AgentRTError):
 
 class InvalidRequest(RequestError, ValueError):
     """A field of the request is out of its range or not supported."""
+
+
+class GrammarError(InvalidRequest):
+    """A grammar cannot be used: malformed, unsupported, or no output matches it.
+
+    ``param`` names the field that holds it.
+    """
+
+    def __init__(self, message: str, *, remedy: str, param: str = "grammar") -> None:
+        super().__init__(message, remedy=remedy)
+        self.param = param
 
 
 class Cancelled(RequestError):

@@ -94,12 +94,14 @@ class RuntimeConfig:
         image: image of docker sandboxes whose spec names none.
         trusted: lets ``auto`` fall back to plain processes. Only for work that ships with agentrt.
         tenants: weights and quotas by tenant; who is missing has weight 1 and no quota.
+        draft: ``off``, ``ngram``, or ``auto``: guesses at what was read before are computed along
+            with decodes, always or where that measures faster. It changes no token.
         governor: budgets of hosts, tenants and programs for tool calls, and how they are governed.
     """
 
     model: str | None = None
     model_impl: Implementation = "auto"
-    policy: str = "fixed-ttl=30"
+    policy: str = "agentrt"
     pool_tokens: int | None = None
     host_kv_bytes: int = 0
     kv_dtype: str = "auto"
@@ -120,6 +122,7 @@ class RuntimeConfig:
     image: str | None = None
     trusted: bool = False
     tenants: Mapping[str, TenantSettings] = field(default_factory=dict)
+    draft: str = "auto"
     governor: GovernorConfig = field(default_factory=GovernorConfig)
 
     def scheduler_config(self) -> SchedulerConfig:
@@ -352,6 +355,7 @@ def _assemble(
 ) -> tuple[Engine, TenantBook]:
     """Wire page cache, policy, scheduler, attention and backend into an engine."""
     from agentrt.engine.cpu import make_attention
+    from agentrt.engine.draft import make_drafter
     from agentrt.engine.engine import Engine
     from agentrt.engine.kv import PageCache
     from agentrt.engine.observed import ObservedBackend
@@ -390,6 +394,7 @@ def _assemble(
         host=host,
         archive=None if tier is None else tier.archive,
         step_observer=costs.prefill,
+        drafter=make_drafter(config.draft, computing.foresee),
     )
     backend: TurnBackend = computing
     if config.threads is None and model.device.type == "cpu":

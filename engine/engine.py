@@ -12,12 +12,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import anyio.to_thread
 
 from agentrt.engine.backend import TurnBackend
 from agentrt.engine.choices import ChoiceTrie, encode_choices
 from agentrt.engine.faults import RestartLimits
+from agentrt.engine.grammar import Grammar, grammar_error
 from agentrt.engine.loop import EngineLoop
 from agentrt.engine.opened import OpenTurn
 from agentrt.engine.output import StreamTokenizer, TurnOutput
@@ -36,6 +38,9 @@ from agentrt.scheduling.plan import (
     TurnRequest,
 )
 from agentrt.scheduling.tokens import TokenList
+
+if TYPE_CHECKING:
+    from agentrt.engine.matcher import CompiledGrammar, GrammarCompiler
 
 __all__ = ["Chunk", "Engine", "EngineRequest", "EngineStatistics", "OpenTurn", "TurnStream"]
 
@@ -67,12 +72,13 @@ class EngineRequest:
 
         Raises:
             InvalidRequest: an empty prompt or forced output, a sampling field out of its range, or
-                choices together with forced output.
+                choices or a grammar together with forced output.
         """
         self.sampling.validate()
-        if self.forced is not None and self.sampling.choices is not None:
+        if self.forced is not None and self.sampling.limited:
+            limit = "choices are" if self.sampling.choices is not None else "a grammar is"
             raise InvalidRequest(
-                "choices are set together with forced output.", remedy="Leave out one of the two."
+                f"{limit} set together with forced output.", remedy="Leave out one of the two."
             )
         for name, tokens in (("prompt", self.prompt), ("forced", self.forced)):
             if tokens is not None and len(tokens) == 0:
@@ -125,6 +131,7 @@ class Engine:
             limits=limits,
         )
         self._thread: threading.Thread | None = None
+        self._compiler: GrammarCompiler | None = None
 
     def start(self) -> None:
         """Start the thread. Starting twice is an error.
@@ -144,6 +151,7 @@ class Engine:
 
         Raises:
             InvalidRequest: a field is wrong, or the turn id is in use.
+            GrammarError: the sampling's grammar cannot be used.
             ProgramTooLarge: the turn can never fit the page pool.
             QueueFull: too many turns are waiting.
             BackendUnavailable: the engine is not running, is shutting down, or has broken.
@@ -176,6 +184,7 @@ class Engine:
             forced=request.forced is not None,
         )
         choices = await self._encode_choices(request.sampling)
+        grammar = await self._compile_grammar(request.sampling)
         stream = TurnStream(request.turn_id, Bridge.here(), self.cancel)
         forced = request.forced
         turn = TurnRequest(
@@ -193,9 +202,8 @@ class Engine:
             raise BackendUnavailable(
                 "The engine was not started.", remedy="Call start(), or use `async with engine`."
             )
-        self._loop.submit(
-            turn, request.prompt, request.sampling, forced, choices, output, stream, opened
-        )
+        asked = (request.prompt, request.sampling, forced, choices)
+        self._loop.submit(turn, *asked, output, stream, grammar, opened)
         await stream.accepted()
         return stream
 
@@ -224,6 +232,19 @@ class Engine:
                 remedy=f"Set max_tokens to at least {trie.longest}, or shorten the choices.",
             )
         return trie
+
+    async def _compile_grammar(self, sampling: SamplingParams) -> CompiledGrammar | None:
+        """Return the grammar for the model's tokens, if there is one.
+
+        Raises:
+            GrammarError: it cannot be used, or the engine's tokenizer does not tell its tokens.
+            BackendUnavailable: the package that compiles grammars is not installed.
+        """
+        if sampling.grammar is None:
+            return None
+        if self._compiler is None:
+            self._compiler = _make_compiler(self._tokenizer, self._eos_ids, sampling.grammar)
+        return await anyio.to_thread.run_sync(self._compiler.compile, sampling.grammar)
 
     def cancel(self, turn_id: str) -> None:
         """Have a turn end at the next commit; unknown ids are ignored. Any thread may call this."""
@@ -286,3 +307,20 @@ def _max_output(request: EngineRequest, choices: ChoiceTrie | None) -> int:
     if request.forced is not None:
         return len(request.forced)
     return request.sampling.max_tokens if choices is None else choices.longest
+
+
+def _make_compiler(tokenizer: object, eos_ids: frozenset[int], grammar: Grammar) -> GrammarCompiler:
+    try:
+        from agentrt.engine.matcher import GrammarCompiler, GrammarTokenizer
+    except ImportError as error:
+        raise BackendUnavailable(
+            f"Grammars need the package llguidance: {error}.",
+            remedy="Run `pip install llguidance`, or leave the grammar out.",
+        ) from error
+    if not isinstance(tokenizer, GrammarTokenizer):
+        raise grammar_error(
+            grammar.field,
+            "needs a tokenizer that says what its tokens are",
+            "Leave the grammar out, or give the engine a tokenizer with definition().",
+        )
+    return GrammarCompiler(tokenizer, eos_ids)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from agentrt.engine.backend import EngineSample
 from agentrt.errors import EngineFault, InternalError
 from agentrt.scheduling.plan import Sample, SeqSlice, StepPlan, StepResult
 
@@ -67,6 +68,11 @@ def misfit(plan: StepPlan, result: object) -> str | None:
     return None
 
 
+def _own(sample: Sample) -> bool:
+    """Say whether a turn failed by what it asked for, not by what computes."""
+    return isinstance(sample, EngineSample) and sample.own
+
+
 def _misfit(piece: SeqSlice, sample: object) -> str | None:
     if sample is None:
         return "was to be sampled and was not" if piece.sample else None
@@ -96,10 +102,11 @@ class FaultWatch:
         wrong = misfit(plan, result)
         if wrong is not None:
             return Fault("result", f"The step gave a wrong result: {wrong}")
-        bad = sum(sample.finish == "failed" for sample in result.samples.values())
+        blamed = [each for each in result.samples.values() if not _own(each)]
+        bad = sum(sample.finish == "failed" for sample in blamed)
         if not bad:
             return None
-        if bad == len(result.samples):
+        if bad == len(blamed):
             return Fault("logits", "No turn of the step got usable logits")
         self._bad.extend([now] * bad)
         _forget(self._bad, now - self.limits.window)

@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from agentrt.engine.backend import EngineSample, TurnBackend
 from agentrt.engine.choices import ChoiceTrie
@@ -36,6 +36,9 @@ from agentrt.scheduling.plan import (
     TurnRequest,
     TurnStats,
 )
+
+if TYPE_CHECKING:
+    from agentrt.engine.matcher import CompiledGrammar
 
 __all__ = ["EngineLoop"]
 
@@ -67,6 +70,7 @@ class _Submit:
     sampling: SamplingParams
     forced: Sequence[int] | None
     choices: ChoiceTrie | None
+    grammar: CompiledGrammar | None
     output: TurnOutput
     stream: TurnStream
     at: float
@@ -74,7 +78,11 @@ class _Submit:
 
     def open(self, backend: TurnBackend) -> None:
         """Make the turn known to the backend."""
-        backend.open(self.request.turn_id, self.prompt, self.sampling, self.forced, self.choices)
+        asked = (self.request.turn_id, self.prompt, self.sampling, self.forced, self.choices)
+        if self.grammar is None:
+            backend.open(*asked)
+        else:
+            backend.open(*asked, grammar=self.grammar)
 
 
 _Call: TypeAlias = Callable[[SchedulerProtocol, float], object]
@@ -128,6 +136,7 @@ class EngineLoop:
         choices: ChoiceTrie | None,
         output: TurnOutput,
         stream: TurnStream,
+        grammar: CompiledGrammar | None = None,
         opened: str | None = None,
     ) -> None:
         """Post a turn, which may seal the open turn ``opened``.
@@ -143,7 +152,9 @@ class EngineLoop:
             # Waiting begins here, not when the step that is under way has ended.
             at = self._clock()
             self._commands.append(
-                _Submit(request, prompt, sampling, forced, choices, output, stream, at, opened)
+                _Submit(
+                    request, prompt, sampling, forced, choices, grammar, output, stream, at, opened
+                )
             )
             self._changed.notify()
 

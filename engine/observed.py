@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from agentrt.engine.backend import TurnBackend
 from agentrt.engine.choices import ChoiceTrie
 from agentrt.engine.params import SamplingParams
 from agentrt.scheduling.plan import StepPlan, StepResult
+
+if TYPE_CHECKING:
+    from agentrt.engine.matcher import CompiledGrammar
 
 __all__ = ["ObservedBackend", "OnStep"]
 
@@ -31,9 +34,10 @@ class ObservedBackend(TurnBackend):
         sampling: SamplingParams,
         forced: Sequence[int] | None = None,
         choices: ChoiceTrie | None = None,
+        grammar: CompiledGrammar | None = None,
     ) -> None:
         """Make a turn known. See ``TurnBackend.open``."""
-        self._inner.open(turn_id, prompt, sampling, forced, choices)
+        self._inner.open(turn_id, prompt, sampling, forced, choices, grammar)
 
     def revise(self, turn_id: str, keep: int, tokens: Sequence[int]) -> None:
         """Replace the end of a prompt. See ``TurnBackend.revise``."""

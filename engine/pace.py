@@ -12,6 +12,7 @@ import torch
 
 from agentrt.engine.backend import TurnBackend
 from agentrt.engine.choices import ChoiceTrie
+from agentrt.engine.matcher import CompiledGrammar
 from agentrt.engine.params import SamplingParams
 from agentrt.engine.tuner import ThreadTuner
 from agentrt.scheduling.plan import StepPlan, StepResult
@@ -98,9 +99,10 @@ class PacedBackend(TurnBackend):
         sampling: SamplingParams,
         forced: Sequence[int] | None = None,
         choices: ChoiceTrie | None = None,
+        grammar: CompiledGrammar | None = None,
     ) -> None:
         """Make a turn known. See ``TurnBackend.open``."""
-        self._inner.open(turn_id, prompt, sampling, forced, choices)
+        self._inner.open(turn_id, prompt, sampling, forced, choices, grammar)
 
     def run(self, plan: StepPlan) -> StepResult:
         """Compute every slice of ``plan``. See ``TurnBackend.run``."""

@@ -74,6 +74,8 @@ def runtime_config(policy: str, settings: BenchSettings) -> RuntimeConfig:
         host_kv_bytes=settings.host_kv_bytes,
         max_wait=settings.max_wait,
         sandbox=settings.sandbox,
+        # Policies are compared by what a token costs: guesses would make some cheaper by chance.
+        draft="off",
     )
 
 

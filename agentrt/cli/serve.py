@@ -61,7 +61,7 @@ def command(
     ] = 8000,
     policy: Annotated[
         str, typer.Option("--policy", help="Scheduling policy, such as fcfs or continuum.")
-    ] = "fixed-ttl=30",
+    ] = "agentrt",
     pool: Annotated[
         int | None,
         typer.Option("--pool", min=1, metavar="TOKENS", help="KV pool; default: by free memory."),
@@ -98,6 +98,10 @@ def command(
     quant: Annotated[
         str | None, typer.Option("--quant", help="int8: smaller weights, on CPU in bfloat16.")
     ] = None,
+    draft: Annotated[
+        str,
+        typer.Option("--draft", help="Guess tokens from what was read: auto, ngram or off."),
+    ] = "auto",
     api_keys: Annotated[
         Path | None,
         typer.Option("--api-keys", metavar="FILE", help="Lines 'KEY TENANT'; default: no keys."),
@@ -167,6 +171,7 @@ def command(
         threads=threads,
         attention=attention,
         quant=quant,
+        draft=draft,
         tenants=_tenants(config_file),
         sandbox=_kind(sandbox),
         image=image,

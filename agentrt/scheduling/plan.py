@@ -88,6 +88,10 @@ class SeqSlice:
     ``pages`` is the turn's page table and covers at least ``start + count`` tokens. It is a live
     list owned by the scheduler: read it during the step, do not keep or change it. ``sample`` says
     that the last token of the slice is the newest one, so that the next token is to be sampled.
+
+    The last ``len(draft)`` of the ``count`` tokens are guesses at what follows the newest token;
+    only a sampled slice has them. Wherever a guess is the token that is drawn, the one after it is
+    drawn as well; what was computed for others is written anew before anything reads it.
     """
 
     # Not frozen: a step makes hundreds, and a frozen one takes four times as long to make.
@@ -97,6 +101,7 @@ class SeqSlice:
     count: int
     pages: Sequence[int]
     sample: bool
+    draft: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +147,8 @@ class Sample:
     """What a step produced for one sampled slice.
 
     ``tokens`` has one entry a repetition that was run: all that the plan allows, fewer if the
-    driver stopped short of it (then alike for all slices) or ``finish`` is set. ``finish`` is
+    driver stopped short of it (then alike for all slices) or ``finish`` is set. With a draft it has
+    the guesses that came true and one more, fewer only if ``finish`` is set. ``finish`` is
     set by the backend when a stop token or stop string was met, or ``failed`` when the turn
     cannot go on (then also for slices that were not to be sampled). ``tool`` names the tool that
     the output calls, if the backend recognised one.
@@ -287,6 +293,8 @@ class SchedulerStatistics:
     fetched_tokens: int = 0
     opened: int = 0
     streamed_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 class SchedulerProtocol(Protocol):

@@ -17,8 +17,10 @@ from agentrt.errors import InternalError, InvalidRequest, ProgramTooLarge, Queue
 from agentrt.scheduling.book import Book
 from agentrt.scheduling.config import SchedulerConfig
 from agentrt.scheduling.cost import StepObserver
+from agentrt.scheduling.drafting import DraftDesk, Drafter
 from agentrt.scheduling.graph_declared import DeclaredGraph, Edge, Step
 from agentrt.scheduling.kv import KVCache, PageArchive
+from agentrt.scheduling.listeners import Listeners
 from agentrt.scheduling.plan import (
     Event,
     FinishReason,
@@ -55,6 +57,7 @@ class Scheduler:
 
     ``host`` is a second page cache for a host tier: its driver must carry out the plans' transfers.
     ``archive`` says what files hold, from which the host tier can be filled.
+    ``drafter`` guesses tokens that decodes compute along; its driver must understand such slices.
     """
 
     def __init__(
@@ -66,9 +69,13 @@ class Scheduler:
         host: KVCache | None = None,
         archive: PageArchive | None = None,
         step_observer: StepObserver | None = None,
+        drafter: Drafter | None = None,
     ) -> None:
         self._book = Book(kv, policy, config or SchedulerConfig(), host, archive)
-        self._planner = Planner(self._book)
+        self._drafts = None if drafter is None else DraftDesk(drafter, self._book)
+        if self._drafts is not None:
+            self._book.tell = Listeners((*policy.listeners, self._drafts))
+        self._planner = Planner(self._book, self._drafts)
         self._observer = step_observer
         self._in_flight: tuple[StepPlan, float] | None = None
         self._sequence = 0
@@ -275,11 +282,15 @@ class Scheduler:
                 total += prefilled
             elif sample is not None:
                 turn.computed += len(sample.tokens)
+                self._book.counters.drafted_tokens += len(piece.draft)
+                self._book.counters.accepted_tokens += len(sample.tokens[1:]) if piece.draft else 0
             self._account(turn, sample, prefilled, seconds, now)
         self._book.counters.prefilled_tokens += total
         self._book.counters.steps += _repeated(plan, result)
         if self._observer is not None:
             self._observer.observe(total + ahead, plan.tokens, seconds)
+        if self._drafts is not None:
+            self._drafts.drafter.observe(plan, result, seconds)
         return self.take_events()
 
     def _ahead(self, piece: SeqSlice, sample: Sample | None, now: float) -> int:
@@ -377,6 +388,8 @@ class Scheduler:
             prefetched_tokens=0 if ahead is None else ahead.pages * self._book.kv.page_size,
             opened=len(self._book.opened),
             streamed_tokens=self._book.opened.tokens,
+            drafted_tokens=counters.drafted_tokens,
+            accepted_tokens=counters.accepted_tokens,
         )
 
     def check_integrity(self) -> None:

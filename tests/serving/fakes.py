@@ -37,6 +37,9 @@ class CharTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(chr(token + 32) if token < 95 else "\n" for token in ids)
 
+    def definition(self) -> list[bytes]:
+        return [bytes([token + 32]) for token in range(95)] + [b""]
+
     def stream(self) -> CharStream:
         return CharStream(self)
 
