@@ -124,6 +124,7 @@ async def test_tiers_keep_such_pages_bit_by_bit(tiny_models, tmp_path, kv_dtype)
         sandbox=None,
         threads=1,
         kv_dtype=kv_dtype,
+        draft="off",
         measure=False,
     )
     tiered = replace(plain, host_kv_bytes=1 << 20, kv_files=str(tmp_path))
