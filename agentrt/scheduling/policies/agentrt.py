@@ -10,7 +10,8 @@
     pins       give way only as a last resort; the lowest-ranked program's goes, not the newest's
     aged       turns are guests: they borrow pages for one turn, and nobody's place
                (``residency.py``)
-    host tier  what is cheaper to load than to compute is kept there (``tiers.py``)
+    host tier  what is cheaper to load than to compute is kept there, and brought back before its
+               context is likely to return (``tiers.py``)
 
 Without hints this is least attained service, in turns of average service: a newcomer has more
 chance to be short than a program that has gone on for long. With hints the shortest goes first, by
@@ -56,6 +57,7 @@ INGREDIENTS = (
     "return-times",
     "tool-events",
     "tiers",
+    "prefetch",
     "tenants",
 )
 """What ``no-NAME`` switches off."""
@@ -164,7 +166,9 @@ def agentrt(argument: str | None, around: Surroundings) -> Policy:
         order,
         ReturnTimes(away, residency, around, fixed=fixed),
         admission=WorkingSetAdmission(sizes, residency, crowd) if bounded else AdmitAll(),
-        tiering=KeepOnHost() if "tiers" in off else CheapestPlace(around),
+        tiering=KeepOnHost()
+        if "tiers" in off
+        else CheapestPlace(around, None if "prefetch" in off else away),
         yields=None if "victims" in off else order.yields,
         epoch=lambda: crowd.epoch,
         listeners=(sizes, residency, crowd, away, order),
