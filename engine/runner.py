@@ -11,7 +11,7 @@ import logging
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from agentrt.engine.model.base import Model
 from agentrt.engine.params import SamplingParams
 from agentrt.engine.sampling import Draw, GrammarState, TurnSampling, draw_tokens
 from agentrt.errors import InternalError, InvalidRequest
-from agentrt.scheduling.plan import SeqSlice, StepPlan, StepResult
+from agentrt.scheduling.plan import Sample, SeqSlice, StepPlan, StepResult
 
 if TYPE_CHECKING:
     from agentrt.engine.masks import MaskTimes, MaskWorker
@@ -50,6 +50,8 @@ class _Turn:
     prompt: int
     sampling: TurnSampling
     forced: _Ids | None
+    plain: bool = False
+    """Whether nothing but its own row of logits decides a token, and no token ends the turn."""
 
     def append(self, token: int) -> None:
         if self.length == len(self.ids):
@@ -156,7 +158,8 @@ class TorchBackend(TurnBackend):
             choices,
             None if grammar is None else self._follow(grammar),
         )
-        self._turns[turn_id] = _Turn(ids, len(ids), len(ids), state, recorded)
+        plain = recorded is None and state.memoryless
+        self._turns[turn_id] = _Turn(ids, len(ids), len(ids), state, recorded, plain)
 
     def revise(self, turn_id: str, keep: int, tokens: Sequence[int]) -> None:
         """Replace the end of a prompt; see :class:`~agentrt.engine.backend.TurnBackend`.
@@ -302,6 +305,19 @@ class TorchBackend(TurnBackend):
         return rows
 
     def _sample(self, pieces: Sequence[SeqSlice], logits: torch.Tensor) -> StepResult:
+        turns = [self._turns[piece.turn_id] for piece in pieces]
+        if len(logits) == len(pieces) and all([turn.plain for turn in turns]):
+            draws = draw_tokens(
+                logits,
+                [turn.sampling for turn in turns],
+                [turn.length for turn in turns],
+                [None] * len(turns),
+            )
+            if all([draw.token is not None for draw in draws]):
+                return _taken(pieces, turns, draws)
+        return self._by_lanes(pieces, logits)
+
+    def _by_lanes(self, pieces: Sequence[SeqSlice], logits: torch.Tensor) -> StepResult:
         lanes: list[_Lane] = []
         rows = 0
         for piece in pieces:
@@ -312,6 +328,19 @@ class TorchBackend(TurnBackend):
             _draw(going, logits)
             going = [lane for lane in going if lane.take()]
         return StepResult({lane.turn_id: lane.sample() for lane in lanes})
+
+
+def _taken(
+    pieces: Sequence[SeqSlice], turns: Sequence[_Turn], draws: Sequence[Draw]
+) -> StepResult:
+    """Make each draw its turn's token: all of most steps, at a fraction of what lanes cost."""
+    samples: dict[str, Sample] = {}
+    for piece, turn, draw in zip(pieces, turns, draws, strict=True):
+        token = cast("int", draw.token)
+        turn.append(token)
+        logprobs = () if draw.logprob is None else (draw.logprob,)
+        samples[piece.turn_id] = EngineSample((token,), logprobs=logprobs)
+    return StepResult(samples)
 
 
 @dataclass(slots=True, eq=False)

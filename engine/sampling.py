@@ -210,7 +210,8 @@ def _redraw(
     usable: Sequence[bool],
 ) -> None:
     """Replace the greedy token of every row in ``free`` that is penalised, masked or drawn."""
-    rows = [r for r in free if usable[r] and not turns[r].takes_best]
+    best = [turn.takes_best for turn in turns]
+    rows = [] if all(best) else [row for row in free if usable[row] and not best[row]]
     if not rows:
         return
     work = logits[rows] if len(rows) < len(tokens) else logits.clone()

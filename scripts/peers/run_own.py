@@ -7,7 +7,6 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ from wire import prompts, serve  # noqa: E402
 import agentrt  # noqa: E402
 from agentrt.bench import engine_parts as parts  # noqa: E402
 from agentrt.engine.backend import TurnBackend  # noqa: E402
-from agentrt.engine.choices import ChoiceTrie  # noqa: E402
 from agentrt.engine.cpu import choose_kernels, make_attention, prepare  # noqa: E402
 from agentrt.engine.engine import Engine, EngineRequest, TurnStream  # noqa: E402
 from agentrt.engine.kv import PageCache  # noqa: E402
@@ -48,8 +46,8 @@ PATIENCE = 600.0
 """Seconds after which a step is given up."""
 
 
-class Gate(TurnBackend):
-    """Holds the engine's thread before a step until the step is allowed."""
+class Gate:
+    """A backend that holds the engine's thread before a step until the step is allowed."""
 
     def __init__(self, inner: TurnBackend) -> None:
         self._inner = inner
@@ -57,16 +55,8 @@ class Gate(TurnBackend):
         self._allowed: float = float("inf")
         self._arrived: float | None = None
 
-    def open(
-        self,
-        turn_id: str,
-        prompt: Sequence[int],
-        sampling: SamplingParams,
-        forced: Sequence[int] | None = None,
-        choices: ChoiceTrie | None = None,
-    ) -> None:
-        """Pass on."""
-        self._inner.open(turn_id, prompt, sampling, forced, choices)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)  # all but running
 
     def run(self, plan: StepPlan) -> StepResult:
         """Wait to be allowed, then pass on."""
@@ -77,14 +67,6 @@ class Gate(TurnBackend):
             self._allowed -= 1
             self._arrived = None
         return self._inner.run(plan)
-
-    def close(self, turn_id: str) -> None:
-        """Pass on."""
-        self._inner.close(turn_id)
-
-    def restart(self) -> None:
-        """Pass on."""
-        self._inner.restart()
 
     def shut(self) -> None:
         """Let the step that is under way end, and allow no other."""

@@ -220,9 +220,7 @@ class TestTables:
         text = (ROOT / "README.md").read_text(encoding="utf-8")
         assert document(text, kept) == text, "README.md is stale: run scripts/engine-doc"
 
-    def test_both_tables_tell_every_row_and_what_is_missing(
-        self, kept: dict[str, Any]
-    ) -> None:
+    def test_both_tables_tell_every_row_and_what_is_missing(self, kept: dict[str, Any]) -> None:
         for text in (markdown(kept), plain(kept)):
             for row in kept["rows"]:
                 assert row["name"] in text

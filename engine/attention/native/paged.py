@@ -33,10 +33,12 @@ class _Tables:
         found = []
         for piece, count in zip(slices, needed, strict=True):
             pages = piece.pages
-            now = pages[:count] if isinstance(pages, list) else list(pages[:count])
             # The list itself is kept too: while it lives, nothing else has its id.
             entry = self._known.get(id(pages))
+            # Cutting a list costs as much as comparing it, and mostly there is nothing to cut.
+            now = pages if len(pages) == count else pages[:count]
             if entry is None or entry[0] is not pages or entry[1] != now:
+                now = list(now)
                 entry = (pages, now, np.array(now, dtype=np.int64))
             kept[id(pages)] = entry
             found.append(entry[2])
