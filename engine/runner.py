@@ -280,24 +280,28 @@ class TorchBackend(TurnBackend):
             self._positions = np.empty(2 * plan.tokens, np.int64)
         rows: list[int] = []
         first = 0
+        tokens, positions, turns = self._tokens, self._positions, self._turns
         for piece in plan.slices:
-            turn = self._turns[piece.turn_id]
+            turn, start, count = turns[piece.turn_id], piece.start, piece.count
             drafted = len(piece.draft)
-            end = piece.start + piece.count - drafted
+            end = start + count - drafted
             if end > turn.length or piece.sample != (end == turn.length):
                 raise InternalError(
                     f"Turn {piece.turn_id} has {turn.length} tokens; its slice ends at {end} "
                     f"with sample={piece.sample}."
                 )
-            last = first + piece.count
-            if piece.count == 1:  # most slices, and a fraction of what ranges cost
-                self._tokens[first] = turn.ids[piece.start]
-                self._positions[first] = piece.start
-            else:
-                self._tokens[first : last - drafted] = turn.ids[piece.start : end]
-                self._positions[first:last] = np.arange(piece.start, end + drafted)
+            if count == 1:  # most slices, and a fraction of what ranges cost
+                tokens[first] = turn.ids[start]
+                positions[first] = start
+                first += 1
+                if piece.sample:
+                    rows.append(first - 1)
+                continue
+            last = first + count
+            tokens[first : last - drafted] = turn.ids[start:end]
+            positions[first:last] = np.arange(start, end + drafted)
             if drafted:
-                self._tokens[last - drafted : last] = piece.draft
+                tokens[last - drafted : last] = piece.draft
                 turn.look_ahead(piece.draft)
             if piece.sample:
                 rows.extend(range(last - 1 - drafted, last))
@@ -306,6 +310,7 @@ class TorchBackend(TurnBackend):
 
     def _sample(self, pieces: Sequence[SeqSlice], logits: torch.Tensor) -> StepResult:
         turns = [self._turns[piece.turn_id] for piece in pieces]
+        # The same rules as of lanes, where there is nothing that lanes are for.
         if len(logits) == len(pieces) and all([turn.plain for turn in turns]):
             draws = draw_tokens(
                 logits,
@@ -330,9 +335,7 @@ class TorchBackend(TurnBackend):
         return StepResult({lane.turn_id: lane.sample() for lane in lanes})
 
 
-def _taken(
-    pieces: Sequence[SeqSlice], turns: Sequence[_Turn], draws: Sequence[Draw]
-) -> StepResult:
+def _taken(pieces: Sequence[SeqSlice], turns: Sequence[_Turn], draws: Sequence[Draw]) -> StepResult:
     """Make each draw its turn's token: all of most steps, at a fraction of what lanes cost."""
     samples: dict[str, Sample] = {}
     for piece, turn, draw in zip(pieces, turns, draws, strict=True):

@@ -96,6 +96,7 @@ class EngineBench:
         store: takes the results.
         tell: told what is going on.
         sessions: recorded texts for the drafting part, if there are any.
+        load_limit: seconds that an engine may take to load, and compile, a model.
     """
 
     scripts: Path
@@ -105,6 +106,7 @@ class EngineBench:
     store: Store
     tell: Tell
     sessions: Path | None = None
+    load_limit: float = 900.0
     _pythons: dict[str, str] = field(default_factory=dict)
     _missing: dict[str, str] = field(default_factory=dict)
 
@@ -152,7 +154,9 @@ class EngineBench:
         log = self.cache / f"{peer.name}.log"
         command = [python, str(self.scripts / peer.script)]
         child = stack.enter_context(Child(peer.name, command, log, self.threads))
-        about = child.ask("load", model=str(self.model(model)), threads=self.threads)
+        about = child.ask(
+            "load", self.load_limit, model=str(self.model(model)), threads=self.threads
+        )
         if peer.label:
             about["note"] = f"{peer.label}; {about['note']}"
         self.store.found["engines"][peer.name] = about

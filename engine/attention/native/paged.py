@@ -34,13 +34,14 @@ class _Tables:
         for piece, count in zip(slices, needed, strict=True):
             pages = piece.pages
             # The list itself is kept too: while it lives, nothing else has its id.
-            entry = self._known.get(id(pages))
+            key = id(pages)
+            entry = self._known.get(key)
             # Cutting a list costs as much as comparing it, and mostly there is nothing to cut.
             now = pages if len(pages) == count else pages[:count]
             if entry is None or entry[0] is not pages or entry[1] != now:
                 now = list(now)
                 entry = (pages, now, np.array(now, dtype=np.int64))
-            kept[id(pages)] = entry
+            kept[key] = entry
             found.append(entry[2])
         self._known = kept
         return found
