@@ -311,14 +311,14 @@ class TorchBackend(TurnBackend):
     def _sample(self, pieces: Sequence[SeqSlice], logits: torch.Tensor) -> StepResult:
         turns = [self._turns[piece.turn_id] for piece in pieces]
         # The same rules as of lanes, where there is nothing that lanes are for.
-        if len(logits) == len(pieces) and all([turn.plain for turn in turns]):
+        if len(logits) == len(pieces) and all(turn.plain for turn in turns):
             draws = draw_tokens(
                 logits,
                 [turn.sampling for turn in turns],
                 [turn.length for turn in turns],
                 [None] * len(turns),
             )
-            if all([draw.token is not None for draw in draws]):
+            if all(draw.token is not None for draw in draws):
                 return _taken(pieces, turns, draws)
         return self._by_lanes(pieces, logits)
 
