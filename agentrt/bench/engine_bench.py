@@ -153,10 +153,15 @@ class EngineBench:
         python = self._pythons.get(peer.name, sys.executable)
         log = self.cache / f"{peer.name}.log"
         command = [python, str(self.scripts / peer.script)]
-        child = stack.enter_context(Child(peer.name, command, log, self.threads))
-        about = child.ask(
-            "load", self.load_limit, model=str(self.model(model)), threads=self.threads
-        )
+        child = Child(peer.name, command, log, self.threads)
+        stack.callback(child.close)
+        try:
+            about = child.ask(
+                "load", self.load_limit, model=str(self.model(model)), threads=self.threads
+            )
+        except BackendUnavailable:
+            child.close()  # it may still be compiling, beside the others' rounds
+            raise
         if peer.label:
             about["note"] = f"{peer.label}; {about['note']}"
         self.store.found["engines"][peer.name] = about

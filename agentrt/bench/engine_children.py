@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -222,7 +223,8 @@ class Child:
         """End the process; it is killed if it does not end by itself."""
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
-                stream.close()
+                with contextlib.suppress(BrokenPipeError):  # it has ended before it read all
+                    stream.close()
         try:
             self._process.wait(5.0)
         except subprocess.TimeoutExpired:
