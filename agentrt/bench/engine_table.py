@@ -28,7 +28,8 @@ def _cells(row: Mapping[str, Any], peers: Sequence[str]) -> list[str]:
     bound = "-"
     if row.get("bound") is not None:
         near = max(row["of_bandwidth"], row["of_arithmetic"])
-        bound = f"{near:.0%} of {row['bound']}"
+        # More than all of it: other work slowed the probe more than the row.
+        bound = f"{near:.0%} of {row['bound']}" if near <= 1 else "not known"
     return [
         row["name"],
         "-" if own is None else f"{own:,.0f}",
@@ -71,7 +72,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         f"({limits['bytes_per_second'] / 1e9:.0f} GB/s, "
         f"{limits['flops_per_second'] / 1e9:,.0f} GFLOP/s as probed), same seeded weights and "
         f"prompts, engines in turns,\nmedians; by `{results['command']}`, load "
-        f"{results['load'][0]:.1f} at the start:",
+        f"{_loads(rows, results)}:",
         "",
         *_table(head, body),
         "",
@@ -81,6 +82,15 @@ def markdown(results: Mapping[str, Any]) -> str:
         head = ["what", "measured", "target", ""]
         lines += [*_table(head, [_part_cells(entry) for entry in parts.values()]), ""]
     return "\n".join(lines)
+
+
+def _loads(rows: Sequence[Mapping[str, Any]], results: Mapping[str, Any]) -> str:
+    """Return the span of the machine's load, with a warning where others took part."""
+    loads = [row["load"] for row in rows if "load" in row] or [results["load"][0]]
+    span = f"{min(loads):.0f} to {max(loads):.0f}"
+    if max(loads) <= results["threads"] + 1:
+        return span
+    return f"{span} (others were busy: these figures are provisional, ratios only hint)"
 
 
 def _notes(results: Mapping[str, Any]) -> list[str]:
