@@ -243,7 +243,9 @@ class Controller:
                 out += self._ladder.kill(call, "deadline", "its deadline passed", None, now)
 
     def _admit(self, now: float, out: list[ev.Action]) -> None:
-        waiting = queue_order(self.config, self._waiting(), self._live(), now)
+        if not (waiting := self._waiting()):
+            return
+        waiting = queue_order(self.config, waiting, self._live(), now)
         place = 0
         blocked = ""
         for call in waiting:
