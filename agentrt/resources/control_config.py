@@ -110,3 +110,4 @@ class ControllerStatistics:
     throttles: int
     reclaims: int
     lent: int
+    weight_cuts: int = 0

@@ -21,6 +21,7 @@ from typing import Literal, TypeAlias
 from agentrt.resources import control_events as ev
 from agentrt.resources.cgroup import Control
 from agentrt.resources.control_state import CallReport
+from agentrt.resources.control_weights import WEIGHTS
 from agentrt.resources.controller import Controller, ControllerConfig, ControllerStatistics
 from agentrt.resources.tickets import Progress, Ticket
 from agentrt.resources.urgency import urgent
@@ -234,6 +235,19 @@ class Driver:
         if now >= self._slow_due:
             self._slow_due = now + SLOW_LOOK
             self._look_slowly()
+            self._look_at_waits()
+
+    def _look_at_waits(self) -> None:
+        """Tell how long calls waited for a CPU, where some of them go before others."""
+        tickets = self._tickets.values()
+        if len({ticket.spec.priority for ticket in tickets if ticket.control}) < 2:
+            return
+        stalled: dict[str, float] = {}
+        for ticket in tickets:
+            if ticket.control and (waited := ticket.control.cpu_stalled()) is not None:
+                stalled[ticket.call] = waited
+        if stalled:
+            self._send(ev.CpuSample(stalled))
 
     def _look_slowly(self) -> None:
         """Notice calls that wait for something else than us: they use no CPU."""
@@ -287,6 +301,10 @@ class Driver:
             if ticket.frozen and ticket.control is not None:
                 ticket.control.freeze(False)
                 ticket.frozen = False
+            if ticket.weight is not None and ticket.control is not None:
+                usual = WEIGHTS[ticket.spec.priority]
+                ticket.control.set_weight(usual)
+                ticket.on_weight(usual)
             if not ticket.admitted:
                 ticket.admit(ticket.spec.claim, 0)
 
@@ -344,6 +362,8 @@ class Driver:
                 self._said.append((ticket, "throttled"))
         elif isinstance(action, ev.SetWeight):
             said = control.set_weight(action.weight)
+            ticket.weight = action.weight
+            ticket.on_weight(action.weight)
         else:
             return
         if said:

@@ -7,6 +7,7 @@ intent ─► envelope ─► driver.request ─► (waits) ─► cgroup with i
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import time
@@ -30,6 +31,7 @@ from agentrt.resources.ledger import Ledger
 from agentrt.resources.places import Places
 from agentrt.resources.pressure import PsiSource, watch_pressure
 from agentrt.resources.sensors import SensorStatistics
+from agentrt.resources.shares import Shares
 from agentrt.resources.tickets import Ticket
 from agentrt.resources.watch import Watcher
 
@@ -57,6 +59,7 @@ class Governor:
         self._numbers = itertools.count(1)
         self._driver: Driver | None = None
         self._places: Places | None = None
+        self._shares: Shares | None = None
         self._watcher: Watcher | None = None
         self._pressure: PsiSource | None = None
         self._kernel: KernelSide | None = None
@@ -94,6 +97,7 @@ class Governor:
         driver.start()
         self._driver = driver
         self._places = Places(self.config, tree, driver)
+        self._shares = Shares(tree)
         self._watch(top, driver)
 
     def _controller_config(self, memory: int, top: Control, on_v2: bool) -> ControllerConfig:
@@ -186,6 +190,9 @@ class Governor:
         ticket, control = governed.ticket, group.control
         governed.cgroup = str(control.v2 or next(iter(group.paths), ""))
         governed.unenforced = governed.set_beside(control)
+        if self._shares is not None:
+            ticket.on_weight = functools.partial(self._shares.put, ticket.call, group)
+            ticket.on_weight(governed.envelope.cpu_weight)
         governed.stalled = control.stalled() or 0.0
         ticket.kill_group = group.kill
         self._observe(governed, group)
@@ -221,6 +228,8 @@ class Governor:
         """The call is over. ``ending`` is ``None`` when it was cancelled: nothing is learned."""
         ticket, driver = governed.ticket, self._driver
         report = driver.ended(ticket) if driver is not None else None
+        if self._shares is not None:
+            self._shares.drop(ticket.call)
         if self._kernel is not None and governed.cgroup_id:
             governed.seen = self._kernel.end(governed.cgroup_id)
         if ending is None:

@@ -44,6 +44,8 @@ class Ticket:
         self.headroom = max(0, spec.claim - spec.soft) if spec.soft else 0
         self.control: Control | None = None
         self.frozen = False
+        self.weight: int | None = None
+        self.on_weight: Callable[[int], None] = lambda _: None
         self.blocked = False
         self.cpu: float | None = None
         self.idle_looks = 0

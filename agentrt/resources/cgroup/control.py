@@ -188,6 +188,14 @@ class Control:
         spent = flat_counters(self._files.read(f"{self.v2}/cpu.stat")).get("usage_usec")
         return None if spent is None else spent / 1e6
 
+    def cpu_stalled(self) -> float | None:
+        """Seconds in which its tasks waited for a CPU that others had (PSI ``full``).
+
+        The kernel counts time held back by the group's own limit as well; that is left out.
+        """
+        waited = self._pressure("cpu", "full")
+        return None if waited is None else max(0.0, waited - (self.cpu_throttled() or 0.0))
+
     def cpu_throttled(self) -> float | None:
         """Seconds in which it was held back by its CPU limit."""
         leaf = self.carrier("cpu")
@@ -239,10 +247,12 @@ class Control:
 
     # --- parts ---
 
-    def _pressure(self, resource: Literal["memory", "cpu", "io"]) -> float | None:
+    def _pressure(
+        self, resource: Literal["memory", "cpu", "io"], kind: Literal["some", "full"] = "some"
+    ) -> float | None:
         text = None if self.v2 is None else self._files.read(f"{self.v2}/{resource}.pressure")
         for line in (text or "").splitlines():
-            if line.startswith("some ") and "total=" in line:
+            if line.startswith(kind) and "total=" in line:
                 return int(line.rpartition("total=")[2]) / 1e6
         return None
 

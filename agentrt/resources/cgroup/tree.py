@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from agentrt.resources.cgroup.control import Control
 from agentrt.resources.cgroup.files import CgroupFiles
 from agentrt.resources.cgroup.group import Leaf, ToolGroup
 from agentrt.resources.cgroup.layout import CONTROLLERS, Hierarchy, Layout
@@ -195,6 +196,23 @@ class CgroupTree:
         """
         leaves = [Leaf(branch.hierarchy, self._inner(branch, place)) for branch in self.branches]
         return ToolGroup(leaves, self._files)
+
+    def inner(self, place: str) -> Control:
+        """The verbs of a place's inner directories, made or not."""
+        leaves = [
+            Leaf(branch.hierarchy, branch.base / PARENT / self.run_id / place)
+            for branch in self.branches
+        ]
+        return Control(leaves, self._files)
+
+    def places_above(self, group: ToolGroup) -> tuple[str, ...]:
+        """The places that a tool call's group is in, the widest first."""
+        if not group.paths:
+            return ()
+        path = group.paths[0]
+        top = next(top for top in self.run_paths if path.is_relative_to(top))
+        parts = path.relative_to(top).parts[:-1]
+        return tuple("/".join(parts[: end + 1]) for end in range(len(parts)))
 
     def framework(self, place: str) -> ToolGroup:
         """Make the cgroup of a program's framework: the agent itself, beside its tool calls.
