@@ -253,17 +253,19 @@ async def test_no_call_is_blamed_for_an_earlier_one(anyio_backend) -> None:
         asked = intent(memory="96m", pids=40)
         small = [(await box.exec(["true"], intent=asked)).resources for _ in range(3)]
         for number in range(3):
-            await box.exec(HOLD.format(60), intent=asked)
+            held = (await box.exec(HOLD.format(60), intent=asked)).resources
             await box.exec(WRITE.format(20 * MIB, f"f{number}"), intent=asked)
             await box.exec("for i in 1 2 3 4 5 6; do sleep 0.05 & done; wait", intent=asked)
             after = (await box.exec(["true"], intent=asked)).resources
             assert after.peak_memory <= max(r.peak_memory for r in small) + LEFT_MOST
             assert after.peak_pids == 1
-            assert after.cpu_seconds < 0.05
+            assert after.cpu_seconds < held.cpu_seconds
             assert not after.oom_kills
         # All that is allowed can be had, whoever was there before.
         done = await box.exec(HOLD.format(70), intent=asked)
         assert done.ok, done.feedback.text
+        for _ in range(3):
+            await box.exec(["true"], intent=asked)
         lent, idle = provider._host.tree.slots()
         assert (lent, idle > 0) == (0, True)
         await box.close()
