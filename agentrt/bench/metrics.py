@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, get_args
 
+from agentrt.bench.eviction import least_prefilled
 from agentrt.bench.records import KVSample, ProgramRecord, RunRecord, TurnRecord
 from agentrt.bench.results import Metrics
 from agentrt.bench.service import service_figures
@@ -45,7 +46,8 @@ def measure(record: RunRecord, isolated: Mapping[str, float] | None = None) -> M
         record: the run.
         isolated: seconds that each program takes with the engine to itself, for the slowdown.
 
-    ``prefix_hit_share`` is cached tokens over those that an infinite cache would have found.
+    ``prefix_hit_share`` is cached tokens over those that an infinite cache would have found;
+    ``kept_ratio`` is prefilled tokens over the least for these turns here (``eviction.py``).
     ``wait_seconds`` splits ``jct_mean`` by what programs did meanwhile.
     """
     ended = [program for program in record.programs if program.outcome in ENDED]
@@ -59,6 +61,7 @@ def measure(record: RunRecord, isolated: Mapping[str, float] | None = None) -> M
         **_first_tokens(record.turns),
         "longest_wait": max((turn.queue_seconds for turn in record.turns), default=0.0),
         **_tokens(record.turns),
+        **_kept(record),
         "preemptions": sum(turn.preemptions for turn in record.turns),
         "pins": _pins(record),
         "wait_seconds": _wait(record, ended),
@@ -112,6 +115,12 @@ def _tokens(turns: Sequence[TurnRecord]) -> Metrics:
         "prefix_hit_tokens": hits,
         "prefix_hit_share": hits / (prompt - ideal) if prompt > ideal else None,
     }
+
+
+def _kept(record: RunRecord) -> Metrics:
+    least = least_prefilled(record.turns, record.pool_tokens)
+    prefilled = sum(turn.prefilled_tokens for turn in record.turns)
+    return {"least_prefilled_tokens": least, "kept_ratio": prefilled / least if least else None}
 
 
 def _pins(record: RunRecord) -> dict[str, int]:

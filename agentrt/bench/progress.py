@@ -228,6 +228,7 @@ SUMMARY = (
     ("aged turns overtaken", "overtaken_aged", number),
     ("deadlines met", "deadlines_met", share),
     ("prefilled / ideal tokens", "prefill_ratio", number),
+    ("prefilled / least for its order", "kept_ratio", number),
     ("hits / ideal hits", "prefix_hit_share", share),
     ("preemptions", "preemptions", number),
 )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from agentrt.bench.isolated import isolated_seconds
-from agentrt.bench.transforms import transformed, with_deadlines
+from agentrt.bench.transforms import transformed, with_deadlines, with_told_turns
 from agentrt.bench.workload import Contexts, Workload
 from agentrt.errors import ConfigError
 from agentrt.simulation.cost import load_cost
@@ -47,6 +47,7 @@ class BenchSettings:
         gap_cv: redraw all gaps log-normally with this coefficient of variation, at the same mean.
         turn_factor: split every turn into so many, each with its share of the tokens.
         deadline: give every program so many times its seconds alone (simulated only).
+        tell_turns: programs say how many turns they have left (simulated only).
     """
 
     engine: EngineKind = "live"
@@ -67,6 +68,7 @@ class BenchSettings:
     gap_cv: float | None = None
     turn_factor: int = 1
     deadline: float | None = None
+    tell_turns: bool = False
 
     def __post_init__(self) -> None:
         for flag, value, positive in (
@@ -94,6 +96,7 @@ class BenchSettings:
                 "--host-pool": self.host_tokens,
                 "--weights": self.weights,
                 "--deadline": self.deadline,
+                "--tell-turns": self.tell_turns,
             }
             other = "simulated"
         for flag, value in given.items():
@@ -116,6 +119,8 @@ class BenchSettings:
         # The live replay waits by the clock, and scales each wait itself.
         scale = self.gap_scale * (self.time_scale if self.engine == "simulated" else 1.0)
         chosen = transformed(chosen, gap_scale=scale, gap_cv=self.gap_cv, turns=self.turn_factor)
+        if self.tell_turns:
+            chosen = with_told_turns(chosen)
         if self.deadline is None:
             return chosen
         alone = isolated_seconds(chosen.programs, load_cost(self.cost))
@@ -143,6 +148,7 @@ class BenchSettings:
         if self.engine == "simulated":
             return told | {
                 "host_tokens": self.host_tokens,
+                "tell_turns": self.tell_turns,
                 "weights": dict(self.weights),
                 "cost": {"name": self.cost} | load_cost(self.cost).to_json(),
             }

@@ -1,4 +1,4 @@
-"""Other workloads from a given one: gaps scaled or redrawn, turns split, deadlines set."""
+"""Other workloads from a given one: gaps scaled or redrawn, turns split, hints given."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ from dataclasses import replace
 
 from agentrt.bench.workload import Program, Turn, Workload
 
-__all__ = ["redraw_gaps", "scale_gaps", "split_turns", "transformed", "with_deadlines"]
+__all__ = [
+    "redraw_gaps",
+    "scale_gaps",
+    "split_turns",
+    "transformed",
+    "with_deadlines",
+    "with_told_turns",
+]
 
 GAP_SEED = 20_261_125
 """Redrawn gaps are part of the workload: the same for every policy and every arrival seed."""
@@ -108,4 +115,10 @@ def _share(total: int, at: int, count: int) -> int:
 def with_deadlines(workload: Workload, isolated: Mapping[str, float], factor: float) -> Workload:
     """Give every program ``factor`` times its seconds alone, counted from its arrival."""
     rows = (replace(row, deadline=factor * isolated[row.program]) for row in workload.programs)
+    return replace(workload, programs=tuple(rows))
+
+
+def with_told_turns(workload: Workload) -> Workload:
+    """Let every program say with each turn how many it has left."""
+    rows = (replace(row, tells_turns=True) for row in workload.programs)
     return replace(workload, programs=tuple(rows))

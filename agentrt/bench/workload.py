@@ -84,7 +84,7 @@ class Program:
     """One agent run. After ``Workload.select`` its turns are played in order, one at a time.
 
     Unless it branches: then a turn starts when those in its ``after`` have ended. ``deadline`` is
-    in seconds after its arrival.
+    in seconds after its arrival. ``tells_turns``: each turn tells, as a hint, how many are left.
     """
 
     program: str
@@ -93,6 +93,7 @@ class Program:
     arrival: float = 0.0
     deadline: float | None = None
     source: str = ""
+    tells_turns: bool = False
 
     @property
     def literal(self) -> bool:

@@ -25,6 +25,7 @@ from agentrt.cli.bench_options import (
     Quiet,
     Rate,
     Seed,
+    TellTurns,
     TimeScale,
     TokenScale,
     TurnFactor,
@@ -57,6 +58,7 @@ def ablate(
     gap_cv: GapCv = None,
     turn_factor: TurnFactor = 1,
     deadline: Deadline = None,
+    tell_turns: TellTurns = False,
     jobs: Jobs = 1,
     out: Out = None,
     fresh: Fresh = False,
@@ -91,6 +93,7 @@ def ablate(
         gap_cv=gap_cv,
         turn_factor=turn_factor,
         deadline=deadline,
+        tell_turns=tell_turns,
     )
     policies = ablated_policies(policy)
     names = check_policies(list(policies.values()))

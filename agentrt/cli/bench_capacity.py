@@ -27,6 +27,7 @@ from agentrt.cli.bench_options import (
     Pools,
     Quiet,
     Seed,
+    TellTurns,
     TokenScale,
     TurnFactor,
     Weights,
@@ -81,6 +82,7 @@ def capacity(
     gap_cv: GapCv = None,
     turn_factor: TurnFactor = 1,
     deadline: Deadline = None,
+    tell_turns: TellTurns = False,
     jobs: Jobs = 1,
     out: Out = None,
     fresh: Fresh = False,
@@ -122,6 +124,7 @@ def capacity(
             gap_cv=gap_cv,
             turn_factor=turn_factor,
             deadline=deadline,
+            tell_turns=tell_turns,
         )
         for size in parse_pools(pool, pools)
     ]

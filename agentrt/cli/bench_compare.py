@@ -30,6 +30,7 @@ from agentrt.cli.bench_options import (
     Rate,
     SandboxOption,
     Seed,
+    TellTurns,
     TimeScale,
     TokenScale,
     TurnFactor,
@@ -75,6 +76,7 @@ def compare(
     gap_cv: GapCv = None,
     turn_factor: TurnFactor = 1,
     deadline: Deadline = None,
+    tell_turns: TellTurns = False,
     model: Model = None,
     sandbox: SandboxOption = None,
     jobs: Jobs = 1,
@@ -114,6 +116,7 @@ def compare(
         gap_cv=gap_cv,
         turn_factor=turn_factor,
         deadline=deadline,
+        tell_turns=tell_turns,
         model=model,
         sandbox=sandbox,
     )

@@ -31,6 +31,7 @@ __all__ = [
     "Rate",
     "SandboxOption",
     "Seed",
+    "TellTurns",
     "TimeScale",
     "TokenScale",
     "TurnFactor",
@@ -99,6 +100,11 @@ TurnFactor = Annotated[int, typer.Option(help="Split every turn into so many.")]
 Deadline = Annotated[
     float | None,
     typer.Option(help="Give every program so many times its seconds alone (simulated)."),
+]
+
+TellTurns = Annotated[
+    bool,
+    typer.Option("--tell-turns", help="Programs say how many turns they have left (simulated)."),
 ]
 
 

@@ -51,7 +51,11 @@ class Book:
         self.programs: dict[str, ProgramState] = {}
         self.turns: dict[str, TurnState] = {}
         self.waiting = WaitingQueue(
-            policy.order, config.max_wait, reorders=policy.reorders, groups=policy.groups
+            policy.order,
+            config.max_wait,
+            reorders=policy.reorders,
+            groups=policy.groups,
+            epoch=policy.epoch,
         )
         self.running: list[TurnState] = []
         self.events: list[Event] = []

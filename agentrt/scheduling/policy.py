@@ -201,6 +201,7 @@ class Policy:
         preempts: for a head that does not fit; a turn is preempted so at most once. None: never.
         reorders: ranks of waiting turns change other than by pins and preemptions, so that they
             must be asked for anew at each step.
+        epoch: a number that changes when all ranks do, and only then; None: that never happens.
         groups: whose turns take turns, above the order; None: all are of one group.
         tiering: what moves between the pool and a host tier, where there is one.
         yields: how readily a context's pin is broken: the one with the largest value first, asked
@@ -216,6 +217,7 @@ class Policy:
     prefill_order: Order | None = None
     preempts: Preempts | None = None
     reorders: bool = False
+    epoch: Callable[[], int] | None = None
     groups: Groups | None = None
     tiering: Tiering = field(default_factory=lambda: KeepOnHost())
     yields: Callable[[ContextView], float] | None = None

@@ -1,14 +1,15 @@
 """Waiting turns by rank: aged ones first, by age; the others in the policy's order.
 
 A rank is computed when a turn enters and when ``touch`` says that it may have changed, so finding
-the head costs O(log n). Only an order that changes by itself (``reorders``) is sorted at each look.
+the head costs O(log n). Only an order that changes by itself (``reorders``) is sorted at each look;
+one that changes as a whole now and then tells so by its ``epoch``.
 With groups there is a heap for each, and the head is that of the group whose turn it is.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Generator, Hashable, Iterator, Mapping
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping
 from heapq import heapify, heappop, heappush
 from typing import Any, TypeAlias
 
@@ -35,11 +36,14 @@ class WaitingQueue:
         *,
         reorders: bool = False,
         groups: Groups | None = None,
+        epoch: Callable[[], int] | None = None,
     ) -> None:
         self._order = order
         self._max_wait = max_wait
         self._reorders = reorders
         self._groups = groups
+        self._epoch = epoch
+        self._ranked_in = 0 if epoch is None else epoch()
         self._entries = 0
         self._waiting: dict[TurnState, int] = {}
         self._rank_stamps: dict[TurnState, int] = {}
@@ -100,6 +104,8 @@ class WaitingQueue:
     def ranked(self, now: float) -> Generator[TurnState, None, None]:
         """Yield waiting turns, best first. Meanwhile only the yielded ones may be removed."""
         self._age(now)
+        if self._epoch is not None:
+            self._follow(self._epoch())
         yield from _drain(self._aged, self._waiting)
         heaps, stamps = self._ranked, self._rank_stamps
         if self._reorders:
@@ -112,6 +118,13 @@ class WaitingQueue:
         for turn in young:
             if not self.aged(turn, now):
                 yield turn
+
+    def _follow(self, epoch: int) -> None:
+        """Rank every turn anew if all ranks have changed."""
+        if epoch != self._ranked_in:
+            self._ranked_in = epoch
+            for turn in self._waiting:
+                self.touch(turn)
 
     def _ranked_anew(self) -> defaultdict[Hashable, list[_Entry]]:
         """Return heaps of all waiting turns, ranked as of now."""

@@ -44,9 +44,7 @@ class ProgramRun:
     @property
     def is_last(self) -> bool:
         """Whether nothing is left of the program once this turn has ended."""
-        if not self.branches:
-            return self.index == len(self.program.turns) - 1
-        return len(self.left) == len(self.program.turns) - (self.index not in self.left)
+        return self.turns_left == 0
 
     def at(self, index: int) -> ProgramRun:
         """Return the same program at another turn."""
@@ -94,10 +92,22 @@ class ProgramRun:
 
     @property
     def hints(self) -> TurnHints:
-        """What a client would say ahead: the program's deadline, if it has one."""
-        if self.program.deadline is None:
+        """What a client would say ahead: the program's deadline and turns left, if it does."""
+        told = self.program
+        if told.deadline is None and not told.tells_turns:
             return NO_HINTS
-        return TurnHints(program_deadline=self.arrival + self.program.deadline)
+        due = None if told.deadline is None else self.arrival + told.deadline
+        return TurnHints(
+            program_deadline=due,
+            remaining_turns=self.turns_left if told.tells_turns else None,
+        )
+
+    @property
+    def turns_left(self) -> int:
+        """How many turns follow this one."""
+        if not self.branches:
+            return len(self.program.turns) - 1 - self.index
+        return len(self.program.turns) - len(self.left) - (self.index not in self.left)
 
     def request(self) -> TurnRequest:
         """Return the current turn as it is handed to a scheduler."""

@@ -14,9 +14,9 @@
 
 Without hints this is least attained service, in turns of average service: a newcomer has more
 chance to be short than a program that has gone on for long. With hints it is near shortest job
-first; the whole size weighs more than the rest, since what counts is a program's slowdown. With a
-short ``max_wait`` those that wait come back often, each time for a prefill; then programs wait in
-the order of arrival, since new ones are cheap to bring back.
+first; the whole size weighs more than the rest, since what counts is a program's slowdown. Where
+more wait than can be called in within ``max_wait`` at a fair price, programs wait in the order of
+arrival instead, since new ones are cheap to bring back (``crowd.py``).
 
 Every ingredient can be switched off: ``agentrt=no-size,no-admission``.
 """
@@ -28,6 +28,7 @@ from typing import Any
 
 from agentrt.errors import ConfigError
 from agentrt.scheduling.fairness import by_tenants
+from agentrt.scheduling.policies.crowd import Crowd
 from agentrt.scheduling.policies.program_sizes import ProgramSizes
 from agentrt.scheduling.policies.residency import Residency
 from agentrt.scheduling.policies.return_times import AwayContexts, ReturnTimes
@@ -61,8 +62,6 @@ INGREDIENTS = (
 
 WHOLE, REST = 4.0, 1.0
 """Weights of a program's whole size and of what is left of it."""
-SHORT_WAIT = 240.0
-"""Seconds: with a waiting bound below it programs are ordered by arrival."""
 PLAIN_TTL = 30.0
 
 
@@ -75,7 +74,7 @@ class SizeOrder(Listener):
     def __init__(
         self,
         sizes: ProgramSizes,
-        residency: Residency,
+        crowd: Crowd,
         *,
         by_size: bool,
         heed_hints: bool,
@@ -83,7 +82,7 @@ class SizeOrder(Listener):
     ) -> None:
         self._inside_first = inside_first
         self._sizes = sizes
-        self._residency = residency
+        self._crowd = crowd
         self._by_size = by_size
         self._heed_hints = heed_hints
         self._hinted: dict[str, int] = {}
@@ -95,8 +94,7 @@ class SizeOrder(Listener):
         return (turn.preemptions == 0, not inside, key, turn.program_arrival, turn.submitted)
 
     def _sizes_count(self) -> bool:
-        pool = self._residency.pool
-        return self._by_size and (pool is None or pool.max_wait >= SHORT_WAIT)
+        return self._by_size and not self._crowd.dear
 
     def size(self, turn: TurnView) -> float:
         """Return the index of a turn's program: the smaller goes first."""
@@ -150,11 +148,12 @@ def agentrt(argument: str | None, around: Surroundings) -> Policy:
     off = _switches(argument)
     tiered = around.reload_seconds is not None
     sizes, residency = ProgramSizes(), Residency(guests="guests" not in off)
+    crowd = Crowd(residency, around)
     away = AwayContexts(heed_tools="tool-events" not in off)
     # With a host tier programs need no place of their own: what they lose is cheap to bring back.
     order = SizeOrder(
         sizes,
-        residency,
+        crowd,
         by_size="size" not in off,
         heed_hints="hints" not in off,
         inside_first=not tiered,
@@ -165,10 +164,11 @@ def agentrt(argument: str | None, around: Surroundings) -> Policy:
         "agentrt" if argument is None else f"agentrt={argument}",
         order,
         ReturnTimes(away, residency, around, fixed=fixed),
-        admission=WorkingSetAdmission(sizes, residency) if bounded else AdmitAll(),
+        admission=WorkingSetAdmission(sizes, residency, crowd) if bounded else AdmitAll(),
         tiering=KeepOnHost() if "tiers" in off else CheapestPlace(around),
         yields=None if "victims" in off else order.yields,
-        listeners=(sizes, residency, away, order),
+        epoch=lambda: crowd.epoch,
+        listeners=(sizes, residency, crowd, away, order),
     )
     if around.tenants and "tenants" not in off:
         return replace(by_tenants(policy, around.tenants), name=policy.name)

@@ -1,11 +1,12 @@
 """Bounds that need the future: which KV an all-knowing policy would keep, and for how long.
 
-``belady``: order by program; KV is evicted whose context comes back last, never those that end.
-With a prefill cost that is linear in tokens, the recomputation that a page saves is the same for
-all, so the greedy choice by cost is Belady's. It is optimal for a given order of requests and pages
-of one size; since returns depend on service here, it is a yardstick and not a proof.
-
 ``true-ttl``: pinned programs first, as ``fixed-ttl``, but a pin ends when its context is back.
+
+``belady``: the same, and where room must be made, that KV goes whose context comes back last. With
+a prefill cost that is linear in tokens, the recomputation that a page saves is the same for all, so
+the greedy choice by cost is Belady's. It is optimal for a given order of requests and pages of one
+size; since returns depend on service here, it is a yardstick and not a proof. Without the pins it
+would not even be that: newcomers take the pool while a context is away, and all recompute.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from agentrt.scheduling.policy import (
     KeepNothing,
     Policy,
     TurnView,
-    by_program,
     program_score,
 )
 from agentrt.scheduling.surroundings import Foresight, Surroundings
@@ -42,21 +42,6 @@ def _foresight(name: str, around: Surroundings) -> Foresight:
     return around.foresight
 
 
-class _FarthestReturn(KeepNothing):
-    """Eviction by the next return, asked anew each time."""
-
-    rescore = True
-
-    def __init__(self, foresight: Foresight) -> None:
-        super().__init__(program_score)
-        self._foresight = foresight
-
-    def score(self, run: CachedRun) -> Any:
-        """Rank runs that come back later lower, and unowned ones lowest."""
-        soonest = min(map(self._foresight.returns_at, run.owners), default=float("inf"))
-        return (-soonest, run.last_used)
-
-
 class _UntilReturn(KeepNothing):
     """Pins that last exactly as long as their context is away."""
 
@@ -75,13 +60,30 @@ class _UntilReturn(KeepNothing):
         return back - now + SLACK if now <= back < float("inf") else 0.0
 
 
+class _FarthestReturn(_UntilReturn):
+    """The same pins; eviction by the next return, asked anew each time."""
+
+    rescore = True
+
+    def score(self, run: CachedRun) -> Any:
+        """Rank runs that come back later lower, and unowned ones lowest."""
+        soonest = min(map(self._foresight.returns_at, run.owners), default=float("inf"))
+        return (-soonest, run.last_used)
+
+
 def belady(around: Surroundings) -> Policy:
     """Return ``belady``.
 
     Raises:
         ConfigError: nothing is known of the future.
     """
-    return Policy("belady", by_program, _FarthestReturn(_foresight("belady", around)))
+    foresight = _foresight("belady", around)
+    return Policy(
+        "belady",
+        pinned_first,
+        _FarthestReturn(foresight),
+        yields=lambda context: foresight.returns_at(context.owner),
+    )
 
 
 def true_ttl(around: Surroundings) -> Policy:

@@ -39,15 +39,22 @@ class WorkingSets:
     def __init__(self) -> None:
         self._entries: dict[str, tuple[int, int]] = {}
         self._buckets: dict[int, _Bucket] = {}
+        self._tokens = 0
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    @property
+    def mean_tokens(self) -> float:
+        """What a context holds on average; 0 if there is none."""
+        return self._tokens / len(self._entries) if self._entries else 0.0
 
     def put(self, owner: str, tokens: int, served: int) -> None:
         """Note that a context holds ``tokens``; its program has served so many turns."""
         self.drop(owner)
         bucket = served // TURNS_A_BUCKET
         self._entries[owner] = (tokens, bucket)
+        self._tokens += tokens
         self._buckets.setdefault(bucket, _Bucket()).add(tokens, 1)
 
     def drop(self, owner: str) -> None:
@@ -56,6 +63,7 @@ class WorkingSets:
         if entry is None:
             return
         tokens, bucket = entry
+        self._tokens -= tokens
         self._buckets[bucket].add(tokens, -1)
         if self._buckets[bucket].count == 0:
             del self._buckets[bucket]

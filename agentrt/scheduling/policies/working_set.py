@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 
+from agentrt.scheduling.policies.crowd import Crowd
 from agentrt.scheduling.policies.program_sizes import ProgramSizes
 from agentrt.scheduling.policies.residency import Residency
 from agentrt.scheduling.policy import AdmitAll, PoolView, TurnView, Verdict
@@ -25,13 +26,17 @@ HORIZON = (0, 1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96)
 """Future points, in turns from now."""
 
 
-class WorkingSetAdmission(AdmitAll):
-    """Holds back turns that are not inside. ``z`` is in standard deviations."""
+MARGIN, GUEST_MARGIN = 0.5, 1.0
+"""Standard deviations of demand that are kept free; the more where guests come and go."""
 
-    def __init__(self, sizes: ProgramSizes, residency: Residency, z: float = 0.5) -> None:
+
+class WorkingSetAdmission(AdmitAll):
+    """Holds back turns that are not inside; further where a crowd outside sends in guests."""
+
+    def __init__(self, sizes: ProgramSizes, residency: Residency, crowd: Crowd) -> None:
         self._sizes = sizes
         self._residency = residency
-        self._z = z
+        self._crowd = crowd
         self._chances: dict[int, tuple[float, ...]] = {}
         self._version = -1
 
@@ -50,6 +55,7 @@ class WorkingSetAdmission(AdmitAll):
         ]
         held.append((self._chance(served), 1, float(tokens), float(tokens) ** 2))
         growth, most = self._sizes.growth, 0.0
+        margin = GUEST_MARGIN if self._crowd.dear else MARGIN
         for point, ahead in enumerate(HORIZON):
             grown = ahead * growth
             mean = variance = 0.0
@@ -58,7 +64,7 @@ class WorkingSetAdmission(AdmitAll):
                 mean += chance * (sum_ + count * grown)
                 spread = squares + 2 * grown * sum_ + count * grown * grown
                 variance += chance * (1 - chance) * spread
-            most = max(most, mean + self._z * math.sqrt(variance))
+            most = max(most, mean + margin * math.sqrt(variance))
         return most
 
     def _chance(self, served: int) -> tuple[float, ...]:
