@@ -147,7 +147,11 @@ class CommonSandbox(Sandbox):
         limits = course.limits(asked)
         with CancelScope(shield=True):
             group = await self._group(call, limits)
-        course.begin(group)
+        try:
+            course.begin(group)
+        except BaseException:
+            group.remove()  # nothing ran in it
+            raise
         ended = await supervise(
             lambda: self._start(call, group),
             group,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentrt import intent
+from agentrt.errors import ToolNotStarted
 from agentrt.resources.cgroup import CgroupTree
 from agentrt.resources.cgroup.slots import LEFT_MOST, LentGroup
 from agentrt.resources.governor import Governor, GovernorConfig
@@ -286,3 +288,26 @@ async def test_a_survivor_of_a_call_is_not_handed_on(anyio_backend) -> None:
             where = again.stdout.decode().split("0::/")[1].split("\n")[0]
             left = Path("/sys/fs/cgroup/unified", where, "cgroup.procs")
             assert not left.exists() or left.read_text() == ""
+
+
+@pytest.mark.anyio
+@pytest.mark.requires_root
+async def test_a_call_that_is_refused_at_its_cgroup_keeps_none(anyio_backend, monkeypatch) -> None:
+    def refuse(self: Governor, governed: object, group: object) -> None:
+        raise ToolNotStarted("no", remedy="none")
+
+    async with make_provider("process") as provider:
+        governor = Governor(GovernorConfig(sensors=False))
+        await provider.govern(governor)
+        box = await provider.create(SandboxSpec(network="host"))
+        before = len(os.listdir("/proc/self/fd"))
+        monkeypatch.setattr(Governor, "started", refuse)
+        for _ in range(3):
+            with pytest.raises(ToolNotStarted):
+                await box.exec("true", intent=intent(memory="64m"))
+        assert provider._host.tree.slots() == (0, 0)
+        assert len(os.listdir("/proc/self/fd")) <= before
+        tops = [path / box.sandbox_id for path in provider._host.tree.run_paths]
+        assert [list(top.glob("tool-*")) for top in tops] == [[]] * len(tops)
+        monkeypatch.undo()
+        governor.close()

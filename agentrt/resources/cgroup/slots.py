@@ -110,10 +110,11 @@ class LentGroup(ToolGroup):
         if not self._offered:
             self._offered = True
             self._gone = self._take_back(self)
-        if not self._gone and super().remove():
-            self._lease.end()
+        if not self._gone:
+            self._gone = super().remove()
+            if self._gone:
+                self._lease.end()
             self.slot.close()
-            self._gone = True
         return self._gone
 
     def end(self) -> bool:
