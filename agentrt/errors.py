@@ -12,10 +12,13 @@ __all__ = [
     "Cancelled",
     "CapacityError",
     "ConfigError",
+    "EngineFault",
+    "GrammarError",
     "GuideError",
     "InternalError",
     "InvalidRequest",
     "ModelError",
+    "ModelUnsupported",
     "OutputLimitExceeded",
     "ProgramTooLarge",
     "QueueFull",
@@ -54,6 +57,10 @@ class ConfigError(AgentRTError, ValueError):
 
 class ModelError(ConfigError):
     """A model directory cannot be loaded: missing, malformed or unsupported."""
+
+
+class ModelUnsupported(ModelError):
+    """A model is in order, but asks for something that is not computed here."""
 
 
 class GuideError(ConfigError):
@@ -95,12 +102,27 @@ class InvalidRequest(RequestError, ValueError):
     """A field of the request is out of its range or not supported."""
 
 
+class GrammarError(InvalidRequest):
+    """A grammar cannot be used: malformed, unsupported, or no output matches it.
+
+    ``param`` names the field that holds it.
+    """
+
+    def __init__(self, message: str, *, remedy: str, param: str = "grammar") -> None:
+        super().__init__(message, remedy=remedy)
+        self.param = param
+
+
 class Cancelled(RequestError):
     """The turn was cancelled by its owner, or by the shutdown of the engine."""
 
 
 class BackendUnavailable(AgentRTError, RuntimeError):
     """Something that agentrt drives (engine thread, Docker, a device) does not answer."""
+
+
+class EngineFault(BackendUnavailable):
+    """The engine failed while it computed a turn; the message says of what. Others go on."""
 
 
 class SandboxUnavailable(BackendUnavailable):

@@ -13,7 +13,7 @@ import anyio.to_thread
 from agentrt.engine.engine import Engine, EngineRequest
 from agentrt.engine.params import SamplingParams
 from agentrt.engine.stream import Chunk, TurnStream
-from agentrt.errors import BackendUnavailable, InvalidRequest
+from agentrt.errors import BackendUnavailable, EngineFault, InvalidRequest
 from agentrt.lifecycle import ProgramLife, ProgramState, TurnState
 from agentrt.resources.governor import Governor
 from agentrt.sandbox.base import Sandbox, SandboxSpec
@@ -92,12 +92,14 @@ class ChatStream:
         """Read to the end and return the whole turn.
 
         Raises:
-            BackendUnavailable: the turn failed, was cancelled by the engine's end, or was closed.
+            EngineFault: the engine failed it.
+            BackendUnavailable: it was cancelled by the engine's end, or was closed.
         """
         async for _ in self:
             pass
         if self._finish in (None, "failed", "cancelled") or self.stats is None:
-            raise BackendUnavailable(
+            kind = EngineFault if self._finish == "failed" else BackendUnavailable
+            raise kind(
                 f"Turn {self.turn_id} was {self._finish or 'closed'}: {self.error or 'no output'}.",
                 remedy="Hand it in again; if it fails again, see the log of the engine.",
             )

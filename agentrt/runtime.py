@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import itertools
-import os
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
-import psutil
 
 from agentrt.errors import ConfigError, InvalidRequest, ProgramTooLarge, SandboxUnavailable
 from agentrt.hints.calls import called_tool
+from agentrt.loading import Loaded, Wanted, device_headroom, load
 from agentrt.program import Program, ProgramParts
 from agentrt.resources.governor import Governor, GovernorConfig
 from agentrt.resources.intent import Intent, merged
@@ -39,8 +37,10 @@ if TYPE_CHECKING:
     import torch
 
     from agentrt.engine.backend import TurnBackend
+    from agentrt.engine.cpu import Kernels
     from agentrt.engine.engine import Engine, EngineStatistics
-    from agentrt.engine.model.decoder import Decoder
+    from agentrt.engine.model.base import Model
+    from agentrt.engine.model.load import Implementation
     from agentrt.engine.observed import OnStep
     from agentrt.engine.tokens import Tokenizer
     from agentrt.sandbox.base import Sandbox, SandboxSpec
@@ -54,13 +54,19 @@ LARGEST_DEFAULT_POOL = 131_072
 """Tokens; more is taken only when it is asked for."""
 
 
+SMALLEST_DEFAULT_POOL = 2048
+"""Tokens that must fit beside the weights where no size is named."""
+
+
 @dataclass(frozen=True, slots=True)
 class RuntimeConfig:
     """What a runtime is made of.
 
     Args:
-        model: a Hugging Face model directory; None makes and uses a small seeded one, which has a
-            real architecture and speaks nonsense.
+        model: a Hugging Face model directory or a model's name on the hub, as ``org/name``; None
+            makes and uses a small seeded one, which has a real architecture and speaks nonsense.
+        model_impl: who computes it: ``native`` our own decoder, ``transformers`` its code with its
+            attention on our pages, ``auto`` our own where it knows the architecture.
         policy: a scheduling policy's name, see ``agentrt.scheduling.policy_names``.
         pool_tokens: KV tokens; None takes a quarter of the free memory, at most 131,072 tokens.
         page_size: tokens a KV page holds.
@@ -70,16 +76,23 @@ class RuntimeConfig:
         max_waiting: turns that may wait; one more is refused.
         dtype: ``float32``, ``bfloat16``, or ``auto``: float32 on CPU, else bfloat16.
         device: a torch device, or ``auto``: CUDA if there is one.
-        threads: CPU threads of the engine; None takes those this process may use.
+        threads: CPU threads of the engine; None takes what affinity and cgroup allow, and fewer
+            while a busy neighbour slows steps down.
+        attention: ``auto`` takes our CPU kernels where they can be built, ``native`` insists on
+            them, ``torch`` does without.
+        quant: ``int8`` rounds the linear layers' weights (bfloat16 on CPU); None keeps them.
         sandbox: a sandbox kind, ``auto`` for the strongest that works, None for no sandboxes.
         image: image of docker sandboxes whose spec names none.
         trusted: lets ``auto`` fall back to plain processes. Only for work that ships with agentrt.
         tenants: weights and quotas by tenant; who is missing has weight 1 and no quota.
+        draft: ``off``, ``ngram``, or ``auto``: guesses at what was read before are computed along
+            with decodes, always or where that measures faster. It changes no token.
         governor: budgets of hosts, tenants and programs for tool calls, and how they are governed.
     """
 
     model: str | None = None
-    policy: str = "fixed-ttl=30"
+    model_impl: Implementation = "auto"
+    policy: str = "agentrt"
     pool_tokens: int | None = None
     page_size: int = 16
     max_seqs: int = 64
@@ -89,10 +102,13 @@ class RuntimeConfig:
     dtype: str = "auto"
     device: str = "auto"
     threads: int | None = None
+    attention: str = "auto"
+    quant: str | None = None
     sandbox: str | None = "auto"
     image: str | None = None
     trusted: bool = False
     tenants: Mapping[str, TenantSettings] = field(default_factory=dict)
+    draft: str = "auto"
     governor: GovernorConfig = field(default_factory=GovernorConfig)
 
     def scheduler_config(self) -> SchedulerConfig:
@@ -116,7 +132,7 @@ class Runtime:
         self,
         config: RuntimeConfig,
         engine: Engine,
-        model: Decoder,
+        model: Model,
         tokenizer: Tokenizer,
         model_name: str,
         choice: Choice | None,
@@ -144,12 +160,14 @@ class Runtime:
         *,
         on_event: Callable[[Event], None] | None = None,
         on_step: OnStep | None = None,
+        on_load: Callable[[int, int], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> AsyncIterator[Runtime]:
         """Load the model, start the engine, choose the sandbox; leaving ends all of it.
 
         ``on_event`` is called in the engine's thread with every scheduler event, ``on_step`` with
-        every step's plan, start and end.
+        every step's plan, start and end. ``on_load`` is told bytes of weights that were read, and
+        in all, from a thread of its own.
 
         Raises:
             ConfigError, ModelError: a setting or the model directory is wrong.
@@ -164,12 +182,20 @@ class Runtime:
                 await choice.provider.govern(governor)
                 stack.callback(governor.close)
             # Loading cannot be interrupted half-way; it is short.
-            loaded = await anyio.to_thread.run_sync(_load, config)
+            loaded = await anyio.to_thread.run_sync(_load, config, on_load)
+            kernels = await anyio.to_thread.run_sync(_prepare, config, loaded.model)
+            model, tokenizer, name = loaded.model, loaded.tokenizer, loaded.name
             engine, tenants = _assemble(
-                config, *loaded, on_event=on_event, on_step=on_step, clock=clock
+                config,
+                model,
+                kernels,
+                tokenizer,
+                name,
+                on_event=on_event,
+                on_step=on_step,
+                clock=clock,
             )
             await stack.enter_async_context(engine)
-            model, tokenizer, name = loaded
             runtime = cls(config, engine, model, tokenizer, name, choice, clock, tenants, governor)
             stack.push_async_callback(runtime._end_programs)
             yield runtime
@@ -261,19 +287,31 @@ async def _choose_sandbox(config: RuntimeConfig) -> Choice | None:
     return await choose(config.sandbox, trusted=config.trusted, image=config.image)
 
 
-def _load(config: RuntimeConfig) -> tuple[Decoder, Tokenizer, str]:
+def _load(config: RuntimeConfig, on_load: Callable[[int, int], None] | None) -> Loaded:
     """Load model and tokenizer; blocking."""
     import torch
 
-    from agentrt.engine.model.make import ensure_default_model
-    from agentrt.engine.model.weights import load_model
-    from agentrt.engine.tokens import Tokenizer
+    from agentrt.engine.pace import allowed_threads
 
-    torch.set_num_threads(config.threads or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(config.threads or allowed_threads())
     device = _device(config.device)
-    directory = Path(config.model) if config.model is not None else ensure_default_model()
-    model = load_model(directory, dtype=_dtype(config.dtype, device), device=device)
-    return model, Tokenizer.from_directory(directory), directory.resolve().name
+    wanted = Wanted(
+        model=config.model,
+        implementation=config.model_impl,
+        dtype=_dtype(config.dtype, device),
+        device=device,
+        pool_tokens=config.pool_tokens or SMALLEST_DEFAULT_POOL,
+    )
+    return load(wanted, on_load)
+
+
+def _prepare(config: RuntimeConfig, model: Model) -> Kernels:
+    """Compile kernels at their first use and pack the weights for them; blocking."""
+    from agentrt.engine.cpu import choose_kernels, prepare
+
+    kernels = choose_kernels(config.attention, model.device.type)
+    prepare(model, kernels, config.quant)
+    return kernels
 
 
 def _device(name: str) -> str:
@@ -302,7 +340,8 @@ def _dtype(name: str, device: str) -> torch.dtype:
 
 def _assemble(
     config: RuntimeConfig,
-    model: Decoder,
+    model: Model,
+    kernels: Kernels,
     tokenizer: Tokenizer,
     name: str,
     *,
@@ -311,22 +350,34 @@ def _assemble(
     clock: Callable[[], float],
 ) -> tuple[Engine, TenantBook]:
     """Wire page cache, policy, scheduler, attention and backend into an engine."""
-    from agentrt.engine.attention.torch_paged import TorchPagedAttention
+    from agentrt.engine.cpu import make_attention
+    from agentrt.engine.draft import make_drafter
     from agentrt.engine.engine import Engine
     from agentrt.engine.kv import PageCache
     from agentrt.engine.observed import ObservedBackend
+    from agentrt.engine.pace import PacedBackend, allowed_threads
     from agentrt.engine.runner import TorchBackend
+    from agentrt.engine.tuner import ThreadTuner
 
     pages = _pool_pages(config, model)
     cost = OnlinePrefillCost()
     policy, tenants = _policy(config, cost, pages * config.page_size)
     retention = policy.retention
     kv = PageCache(pages, config.page_size, retention.score, rescore=retention.rescore)
-    scheduler = Scheduler(kv, policy, config.scheduler_config(), step_observer=cost)
-    attention = TorchPagedAttention(
-        model.config, pages, config.page_size, model.dtype, model.device
+    new_attention = partial(
+        make_attention, kernels, model.config, pages, config.page_size, model.dtype, model.device
     )
-    backend: TurnBackend = TorchBackend(model, attention)
+    computes = TorchBackend(model, new_attention(), rebuild=new_attention)
+    scheduler = Scheduler(
+        kv,
+        policy,
+        config.scheduler_config(),
+        step_observer=cost,
+        drafter=make_drafter(config.draft, computes.foresee),
+    )
+    backend: TurnBackend = computes
+    if config.threads is None and model.device.type == "cpu":
+        backend = PacedBackend(backend, ThreadTuner(allowed_threads()), clock)
     if on_step is not None:
         backend = ObservedBackend(backend, on_step, clock)
     engine = Engine(
@@ -352,14 +403,15 @@ def _policy(
     return with_quotas(policy, config.tenants)
 
 
-def _pool_pages(config: RuntimeConfig, model: Decoder) -> int:
+def _pool_pages(config: RuntimeConfig, model: Model) -> int:
     """Return the size of the page pool in pages.
 
     Raises:
         ConfigError: the size that was asked for is no page, or does not fit the free memory.
     """
     per_token = model.config.kv_bytes_per_token(str(model.dtype).removeprefix("torch."))
-    free = psutil.virtual_memory().available
+    room = device_headroom(str(model.device))
+    free = room.bytes
     if config.page_size < 1:
         raise ConfigError(f"page_size is {config.page_size}.", remedy="Use at least 1; 16 is good.")
     tokens = config.pool_tokens
@@ -370,9 +422,10 @@ def _pool_pages(config: RuntimeConfig, model: Decoder) -> int:
             f"A pool of {tokens} tokens is less than a page of {config.page_size}.",
             remedy="Name a larger pool, for example 16384 tokens, or free some memory.",
         )
-    if str(model.device) == "cpu" and tokens * per_token > free:
+    if tokens * per_token > free:
         raise ConfigError(
-            f"A pool of {tokens} tokens takes {tokens * per_token:,} bytes; {free:,} are free.",
+            f"A pool of {tokens} tokens takes {tokens * per_token:,} bytes; {free:,} are "
+            f"{room.bound}.",
             remedy=f"Ask for at most {free // per_token} tokens.",
         )
     return tokens // config.page_size

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from agentrt.engine.choices import ChoiceTrie
 from agentrt.engine.params import SamplingParams
 from agentrt.scheduling.plan import Sample, StepPlan, StepResult
+
+if TYPE_CHECKING:
+    from agentrt.engine.matcher import CompiledGrammar
 
 __all__ = ["EngineSample", "TokenLogprob", "TurnBackend"]
 
@@ -23,7 +26,7 @@ class TokenLogprob:
     """``(token, logprob)`` of the most likely tokens, best first."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class EngineSample(Sample):
     """A sample with what only the engine cares about; the scheduler sees a plain ``Sample``."""
 
@@ -31,6 +34,8 @@ class EngineSample(Sample):
     """One for each of ``tokens``, or empty if the request did not ask."""
     error: str | None = None
     """Why ``finish`` is ``failed``."""
+    own: bool = False
+    """The failure is the request's own, as of a grammar that cannot go on; nothing is broken."""
 
 
 class TurnBackend(Protocol):
@@ -43,26 +48,36 @@ class TurnBackend(Protocol):
         sampling: SamplingParams,
         forced: Sequence[int] | None = None,
         choices: ChoiceTrie | None = None,
+        grammar: CompiledGrammar | None = None,
     ) -> None:
         """Make a turn known. With ``forced``, every step is computed and these tokens come out.
 
         ``choices`` are the tokens of ``sampling.choices``: one of these paths comes out.
+        ``grammar`` is ``sampling.grammar``, compiled for the model's tokens.
 
         Raises:
             InvalidRequest: a token is not in the vocabulary, or a list is empty.
-            InternalError: the sampling has choices, but their tokens are missing.
+            InternalError: choices or grammar are not there in the form that the model needs.
         """
         ...
 
     def run(self, plan: StepPlan) -> StepResult:
         """Compute every slice of ``plan``; block until the samples are known.
 
-        ``finish`` is ``stop`` after the last forced token and after the last one of a choice, and
-        ``failed`` where the model gave no usable logits; other reasons to stop are not the
-        backend's.
+        ``finish`` is ``stop`` after the last forced token, after the last one of a choice and where
+        a grammar lets nothing follow, and ``failed`` where the model gave no usable logits or the
+        grammar cannot go on; other reasons to stop are not the backend's.
         """
         ...
 
     def close(self, turn_id: str) -> None:
         """Forget a turn; unknown ids are ignored."""
+        ...
+
+    def restart(self) -> None:
+        """Make what computes anew after a fault: no page holds anything then, no copy is under way.
+
+        Turns stay open, with their tokens and the state of their sampling. No turn holds pages
+        while this runs. What it raises counts as another fault.
+        """
         ...

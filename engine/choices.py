@@ -135,6 +135,27 @@ class ChoiceCursor:
         self._depth += 1
         self.allowed = self._following()
 
+    def foresee(self, guess: Sequence[int]) -> Sequence[int]:
+        """Return the tokens that must come next, else the part of a guess that may come."""
+        ahead = self._copy()
+        forced: list[int] = []
+        while (token := ahead.only) is not None:
+            ahead.push(token)
+            forced.append(token)
+        if forced:
+            return forced
+        legal = 0
+        while legal < len(guess) and guess[legal] in ahead.allowed:
+            ahead.push(guess[legal])
+            legal += 1
+        return guess[:legal]
+
+    def _copy(self) -> ChoiceCursor:
+        copy = ChoiceCursor.__new__(ChoiceCursor)
+        copy._ends, copy._left, copy._depth = self._ends, self._left, self._depth
+        copy.allowed = self.allowed
+        return copy
+
     def _following(self) -> tuple[int, ...]:
         depth = self._depth
         following = {path[depth]: None for path in self._left if len(path) > depth}

@@ -12,11 +12,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import anyio.to_thread
 
 from agentrt.engine.backend import TurnBackend
 from agentrt.engine.choices import ChoiceTrie, encode_choices
+from agentrt.engine.faults import RestartLimits
+from agentrt.engine.grammar import Grammar, grammar_error
 from agentrt.engine.loop import EngineLoop
 from agentrt.engine.output import StreamTokenizer, TurnOutput
 from agentrt.engine.params import SamplingParams
@@ -27,6 +30,9 @@ from agentrt.scheduling.graph_declared import DeclaredGraph, Edge, Step
 from agentrt.scheduling.hints import NO_HINTS, TurnHints
 from agentrt.scheduling.plan import Event, SchedulerProtocol, ToolEvent, TurnRequest
 from agentrt.scheduling.tokens import TokenList
+
+if TYPE_CHECKING:
+    from agentrt.engine.matcher import CompiledGrammar, GrammarCompiler
 
 __all__ = ["Chunk", "Engine", "EngineRequest", "EngineStatistics", "TurnStream"]
 
@@ -58,12 +64,13 @@ class EngineRequest:
 
         Raises:
             InvalidRequest: an empty prompt or forced output, a sampling field out of its range, or
-                choices together with forced output.
+                choices or a grammar together with forced output.
         """
         self.sampling.validate()
-        if self.forced is not None and self.sampling.choices is not None:
+        if self.forced is not None and self.sampling.limited:
+            limit = "choices are" if self.sampling.choices is not None else "a grammar is"
             raise InvalidRequest(
-                "choices are set together with forced output.", remedy="Leave out one of the two."
+                f"{limit} set together with forced output.", remedy="Leave out one of the two."
             )
         for name, tokens in (("prompt", self.prompt), ("forced", self.forced)):
             if tokens is not None and len(tokens) == 0:
@@ -83,6 +90,7 @@ class Engine:
             raises is logged and counted, and stops nothing.
         check: verify the scheduler's integrity after every step; for tests, as it takes time.
         called_tool: names the tool that an answer calls, for turns that do not say it ahead.
+        limits: how often the engine may start anew after faults.
     """
 
     def __init__(
@@ -96,6 +104,7 @@ class Engine:
         on_event: Callable[[Event], None] | None = None,
         check: bool = False,
         called_tool: Callable[[str], str | None] | None = None,
+        limits: RestartLimits | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._eos_ids = eos_ids | (tokenizer.eos_ids if tokenizer is not None else frozenset())
@@ -107,8 +116,10 @@ class Engine:
             on_event=on_event,
             check=check,
             called_tool=called_tool,
+            limits=limits,
         )
         self._thread: threading.Thread | None = None
+        self._compiler: GrammarCompiler | None = None
 
     def start(self) -> None:
         """Start the thread. Starting twice is an error.
@@ -128,6 +139,7 @@ class Engine:
 
         Raises:
             InvalidRequest: a field is wrong, or the turn id is in use.
+            GrammarError: the sampling's grammar cannot be used.
             ProgramTooLarge: the turn can never fit the page pool.
             QueueFull: too many turns are waiting.
             BackendUnavailable: the engine is not running, is shutting down, or has broken.
@@ -140,6 +152,7 @@ class Engine:
             forced=request.forced is not None,
         )
         choices = await self._encode_choices(request.sampling)
+        grammar = await self._compile_grammar(request.sampling)
         stream = TurnStream(request.turn_id, Bridge.here(), self.cancel)
         forced = request.forced
         turn = TurnRequest(
@@ -157,7 +170,8 @@ class Engine:
             raise BackendUnavailable(
                 "The engine was not started.", remedy="Call start(), or use `async with engine`."
             )
-        self._loop.submit(turn, request.prompt, request.sampling, forced, choices, output, stream)
+        asked = (request.prompt, request.sampling, forced, choices)
+        self._loop.submit(turn, *asked, output, stream, grammar)
         await stream.accepted()
         return stream
 
@@ -186,6 +200,19 @@ class Engine:
                 remedy=f"Set max_tokens to at least {trie.longest}, or shorten the choices.",
             )
         return trie
+
+    async def _compile_grammar(self, sampling: SamplingParams) -> CompiledGrammar | None:
+        """Return the grammar for the model's tokens, if there is one.
+
+        Raises:
+            GrammarError: it cannot be used, or the engine's tokenizer does not tell its tokens.
+            BackendUnavailable: the package that compiles grammars is not installed.
+        """
+        if sampling.grammar is None:
+            return None
+        if self._compiler is None:
+            self._compiler = _make_compiler(self._tokenizer, self._eos_ids, sampling.grammar)
+        return await anyio.to_thread.run_sync(self._compiler.compile, sampling.grammar)
 
     def cancel(self, turn_id: str) -> None:
         """Have a turn end at the next commit; unknown ids are ignored. Any thread may call this."""
@@ -248,3 +275,20 @@ def _max_output(request: EngineRequest, choices: ChoiceTrie | None) -> int:
     if request.forced is not None:
         return len(request.forced)
     return request.sampling.max_tokens if choices is None else choices.longest
+
+
+def _make_compiler(tokenizer: object, eos_ids: frozenset[int], grammar: Grammar) -> GrammarCompiler:
+    try:
+        from agentrt.engine.matcher import GrammarCompiler, GrammarTokenizer
+    except ImportError as error:
+        raise BackendUnavailable(
+            f"Grammars need the package llguidance: {error}.",
+            remedy="Run `pip install llguidance`, or leave the grammar out.",
+        ) from error
+    if not isinstance(tokenizer, GrammarTokenizer):
+        raise grammar_error(
+            grammar.field,
+            "needs a tokenizer that says what its tokens are",
+            "Leave the grammar out, or give the engine a tokenizer with definition().",
+        )
+    return GrammarCompiler(tokenizer, eos_ids)

@@ -10,12 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from agentrt.engine.backend import EngineSample, TurnBackend
 from agentrt.engine.choices import ChoiceCursor, ChoiceTrie, check_encoded
+from agentrt.engine.grammar import check_compiled
 from agentrt.engine.params import SamplingParams
 from agentrt.errors import InternalError, InvalidRequest
 from agentrt.scheduling.plan import Sample, SeqSlice, StepPlan, StepResult
+
+if TYPE_CHECKING:
+    from agentrt.engine.matcher import CompiledGrammar, GrammarCursor
 
 __all__ = ["FakeTurnBackend", "fake_output"]
 
@@ -45,6 +50,7 @@ class _FakeTurn:
     tokens: list[int]
     forced: Sequence[int] | None
     choices: ChoiceCursor | None
+    grammar: GrammarCursor | None = None
     emitted: int = 0
 
     def next(self, free: int, vocab_size: int) -> int:
@@ -53,6 +59,11 @@ class _FakeTurn:
             return self.forced[self.emitted]
         if self.choices is not None:
             return self.choices.allowed[free % len(self.choices.allowed)]
+        if self.grammar is not None:
+            allowed = _allowed(self.grammar.mask(), vocab_size)
+            return (
+                free % vocab_size if free % vocab_size in allowed else allowed[free % len(allowed)]
+            )
         return free % vocab_size
 
     def take(self, token: int) -> bool:
@@ -61,23 +72,32 @@ class _FakeTurn:
         self.tokens.append(token)
         if self.forced is not None:
             return self.emitted == len(self.forced)
+        if self.grammar is not None:
+            return not self.grammar.push(token) or self.grammar.done
         if self.choices is None:
             return False
         self.choices.push(token)
         return self.choices.done
 
 
+def _allowed(mask: bytes, vocab_size: int) -> list[int]:
+    """Return the tokens whose bits are set."""
+    bits = int.from_bytes(mask, "little")
+    return [token for token in range(vocab_size) if bits >> token & 1]
+
+
 @dataclass(slots=True)
 class FakeTurnBackend(TurnBackend):
     """Deterministic tokens below ``vocab_size``. ``before`` sees each plan first and may raise.
 
-    Of the sampling nothing counts but the choices.
+    Of the sampling nothing counts but choices and grammar.
     """
 
     page_size: int
     vocab_size: int = 50
     before: Callable[[StepPlan], None] | None = None
     steps: int = 0
+    restarts: int = 0
     _turns: dict[str, _FakeTurn] = field(default_factory=dict)
     _slots: dict[int, int] = field(default_factory=dict)
 
@@ -88,14 +108,16 @@ class FakeTurnBackend(TurnBackend):
         sampling: SamplingParams,
         forced: Sequence[int] | None = None,
         choices: ChoiceTrie | None = None,
+        grammar: CompiledGrammar | None = None,
     ) -> None:
         """Make a turn known.
 
         Raises:
             InvalidRequest: a token is not below ``vocab_size``.
-            InternalError: the sampling has choices, but their tokens are missing.
+            InternalError: choices or grammar are not there in the form that the model needs.
         """
         check_encoded(sampling.choices, choices)
+        check_compiled(sampling.grammar, grammar)
         closed = () if choices is None else choices.tokens()
         for token in (*prompt, *(forced or ()), *closed):
             if not 0 <= token < self.vocab_size:
@@ -104,7 +126,8 @@ class FakeTurnBackend(TurnBackend):
                     remedy=f"Use tokens from 0 to {self.vocab_size - 1}.",
                 )
         cursor = None if choices is None else ChoiceCursor(choices)
-        self._turns[turn_id] = _FakeTurn(list(prompt), forced, cursor)
+        follow = None if grammar is None else grammar.start()
+        self._turns[turn_id] = _FakeTurn(list(prompt), forced, cursor, follow)
 
     def run(self, plan: StepPlan) -> StepResult:
         """Advance every slice's prefix, sample where asked.
@@ -117,20 +140,28 @@ class FakeTurnBackend(TurnBackend):
         self.steps += 1
         samples: dict[str, Sample] = {}
         for piece in plan.slices:
-            state = self._compute(piece)
+            states = self._compute(piece)
             if piece.sample:
-                samples[piece.turn_id] = self._sample(piece, state)
+                samples[piece.turn_id] = self._sample(piece, states)
         return StepResult(samples)
 
     def close(self, turn_id: str) -> None:
         """Forget a turn."""
         self._turns.pop(turn_id, None)
 
-    def _compute(self, piece: SeqSlice) -> int:
-        tokens = self._turns[piece.turn_id].tokens
+    def restart(self) -> None:
+        """Forget what the pages hold."""
+        self.restarts += 1
+        self._slots.clear()
+
+    def _compute(self, piece: SeqSlice) -> list[int]:
+        """Write the slice's slots; return the states of its newest token and of its draft."""
+        tokens = [*self._turns[piece.turn_id].tokens, *piece.draft]
         state = 0
+        states: list[int] = []
         for position in range(piece.start + piece.count):
             state = _advance(state, tokens[position])
+            states.append(state)
             page, offset = divmod(position, self.page_size)
             slot = piece.pages[page] * self.page_size + offset
             if position >= piece.start:
@@ -140,14 +171,20 @@ class FakeTurnBackend(TurnBackend):
                     f"Turn {piece.turn_id}: page {piece.pages[page]} does not hold its "
                     f"position {position}."
                 )
-        return state
+        return states[-1 - len(piece.draft) :]
 
-    def _sample(self, piece: SeqSlice, state: int) -> Sample:
+    def _sample(self, piece: SeqSlice, states: Sequence[int]) -> Sample:
         turn = self._turns[piece.turn_id]
-        if piece.start + piece.count != len(turn.tokens):
+        if piece.start + piece.count - len(piece.draft) != len(turn.tokens):
             raise InternalError(f"Turn {piece.turn_id} samples before its newest token.")
-        token = turn.next(state >> 7, self.vocab_size)
-        return EngineSample((token,), "stop" if turn.take(token) else None)
+        tokens: list[int] = []
+        for state, guess in zip(states, (*piece.draft, None), strict=True):
+            tokens.append(turn.next(state >> 7, self.vocab_size))
+            if turn.take(tokens[-1]):
+                return EngineSample(tuple(tokens), "stop")
+            if tokens[-1] != guess:
+                break
+        return EngineSample(tuple(tokens))
 
     @property
     def open_turns(self) -> int:

@@ -7,16 +7,23 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from agentrt.engine.backend import EngineSample, TurnBackend
 from agentrt.engine.choices import ChoiceTrie
+from agentrt.engine.faults import Fault, FaultWatch, RestartLimits
 from agentrt.engine.outbox import Outbox
 from agentrt.engine.output import OutputPiece, TurnOutput
 from agentrt.engine.params import SamplingParams
 from agentrt.engine.statistics import EngineState, EngineStatistics
 from agentrt.engine.stream import Chunk, TurnStream
-from agentrt.errors import AgentRTError, BackendUnavailable, InternalError, InvalidRequest
+from agentrt.errors import (
+    AgentRTError,
+    BackendUnavailable,
+    EngineFault,
+    InternalError,
+    InvalidRequest,
+)
 from agentrt.scheduling.plan import (
     Event,
     Sample,
@@ -27,6 +34,9 @@ from agentrt.scheduling.plan import (
     TurnRequest,
     TurnStats,
 )
+
+if TYPE_CHECKING:
+    from agentrt.engine.matcher import CompiledGrammar
 
 __all__ = ["EngineLoop"]
 
@@ -56,13 +66,18 @@ class _Submit:
     sampling: SamplingParams
     forced: Sequence[int] | None
     choices: ChoiceTrie | None
+    grammar: CompiledGrammar | None
     output: TurnOutput
     stream: TurnStream
     at: float
 
     def open(self, backend: TurnBackend) -> None:
         """Make the turn known to the backend."""
-        backend.open(self.request.turn_id, self.prompt, self.sampling, self.forced, self.choices)
+        asked = (self.request.turn_id, self.prompt, self.sampling, self.forced, self.choices)
+        if self.grammar is None:
+            backend.open(*asked)
+        else:
+            backend.open(*asked, grammar=self.grammar)
 
 
 _Call: TypeAlias = Callable[[SchedulerProtocol, float], object]
@@ -80,7 +95,9 @@ class EngineLoop:
         on_event: Callable[[Event], None] | None,
         check: bool,
         called_tool: Callable[[str], str | None] | None = None,
+        limits: RestartLimits | None = None,
     ) -> None:
+        self._faults = FaultWatch(limits)
         self._scheduler = scheduler
         self._called_tool = called_tool
         self._backend = backend
@@ -89,6 +106,7 @@ class EngineLoop:
         self._check = check
         self._turns: dict[str, _Turn] = {}
         self._stalled = False
+        self._restarting = False
         # Shared with other threads, under the condition's lock:
         self._changed = threading.Condition()
         self._commands: deque[_Submit | _Call] = deque()
@@ -109,6 +127,7 @@ class EngineLoop:
         choices: ChoiceTrie | None,
         output: TurnOutput,
         stream: TurnStream,
+        grammar: CompiledGrammar | None = None,
     ) -> None:
         """Post a turn; ``stream.answer`` is called once it is taken or refused.
 
@@ -121,7 +140,7 @@ class EngineLoop:
             # Waiting begins here, not when the step that is under way has ended.
             at = self._clock()
             self._commands.append(
-                _Submit(request, prompt, sampling, forced, choices, output, stream, at)
+                _Submit(request, prompt, sampling, forced, choices, grammar, output, stream, at)
             )
             self._changed.notify()
 
@@ -146,13 +165,15 @@ class EngineLoop:
 
     def statistics(self) -> EngineStatistics:
         """Return the figures of the last step."""
-        return replace(self._figures, state=self._state)
+        running = self._state == "running"
+        state: EngineState = "restarting" if running and self._restarting else self._state
+        return replace(self._figures, state=state)
 
     def _unavailable(self) -> BackendUnavailable:
         if self._state == "broken":
             return BackendUnavailable(
                 f"The engine has stopped after an internal error: {self._cause}.",
-                remedy="Restart it; this is a bug in agentrt, please report the log.",
+                remedy="Start it again; if it stops again, please report its log.",
             )
         return BackendUnavailable(
             "The engine is shutting down.", remedy="Send the turn again once it is back."
@@ -166,6 +187,9 @@ class EngineLoop:
             while self._cycle():
                 pass
             self._end("closed")
+        except EngineFault as error:
+            _logger.error("The engine stops: %s", error.message)
+            self._end("broken", error.message.rstrip("."))
         except Exception as error:
             _logger.exception("The engine stops: its scheduler or its own code raised")
             self._end("broken", f"{type(error).__name__}: {error}")
@@ -250,23 +274,55 @@ class EngineLoop:
 
     def _step(self, plan: StepPlan) -> None:
         started = self._clock()
-        result = self._read(self._compute(plan))
-        events = self._scheduler.commit(plan, result, self._clock())
+        result, fault = self._compute(plan)
+        events = self._scheduler.commit(plan, self._read(result), self._clock())
         seconds = self._clock() - started
         self._deliver([*events, *self._scheduler.take_events()], plan, seconds)
+        if fault is not None:
+            self._start_anew(fault)
         if self._check:
             self._scheduler.check_integrity()
 
-    def _compute(self, plan: StepPlan) -> StepResult:
-        """Run the backend; if it raises, every turn of the step fails and no other."""
+    def _compute(self, plan: StepPlan) -> tuple[StepResult, Fault | None]:
+        """Run the backend; if it raises or returns rubbish, the step's turns fail and no other."""
         try:
-            return self._backend.run(plan)
+            result = self._backend.run(plan)
+            fault = self._faults.of_result(plan, result, self._clock())
         except Exception as error:
             _logger.exception("A step of %d turns failed", len(plan.slices))
-            self._figures = replace(self._figures, failed_steps=self._figures.failed_steps + 1)
-            text = f"The step failed: {type(error).__name__}: {error}"
-            failed = EngineSample((), "failed", error=text)
-            return StepResult({piece.turn_id: failed for piece in plan.slices})
+            fault = Fault.of_exception(error)
+        if fault is None:
+            return result, None
+        self._figures = replace(self._figures, failed_steps=self._figures.failed_steps + 1)
+        if fault.kind == "logits":  # its turns have failed one by one
+            return result, fault
+        failed = EngineSample((), "failed", error=fault.text)
+        return StepResult({piece.turn_id: failed for piece in plan.slices}), fault
+
+    def _start_anew(self, fault: Fault) -> None:
+        """Forget all KV and have the backend rebuilt; turns that were not in the step survive.
+
+        Raises:
+            EngineFault: that has happened too often, or the backend could not be rebuilt.
+        """
+        self._restarting = True
+        rebuilt = False
+        while not rebuilt:
+            self._figures = replace(self._figures, fault=fault.text)
+            if not self._faults.restart(self._clock()):
+                raise self._faults.given_up(fault)
+            _logger.warning("The engine starts anew. %s", fault.text)
+            self._scheduler.restart(self._clock())
+            try:
+                self._backend.restart()
+                rebuilt = True
+            except Exception as error:
+                _logger.exception("The backend could not be rebuilt")
+                said = f"{type(error).__name__}: {error}"
+                fault = Fault("restart", f"The backend could not be rebuilt: {said}")
+        self._figures = replace(self._figures, restarts=self._figures.restarts + 1)
+        self._restarting = False
+        self._deliver(self._scheduler.take_events(), StepPlan(()), None)
 
     def _read(self, result: StepResult) -> StepResult:
         """Read the samples as output; what the scheduler gets says which turns have stopped."""

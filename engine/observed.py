@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from agentrt.engine.backend import TurnBackend
 from agentrt.engine.choices import ChoiceTrie
 from agentrt.engine.params import SamplingParams
 from agentrt.scheduling.plan import StepPlan, StepResult
+
+if TYPE_CHECKING:
+    from agentrt.engine.matcher import CompiledGrammar
 
 __all__ = ["ObservedBackend", "OnStep"]
 
@@ -31,9 +34,10 @@ class ObservedBackend(TurnBackend):
         sampling: SamplingParams,
         forced: Sequence[int] | None = None,
         choices: ChoiceTrie | None = None,
+        grammar: CompiledGrammar | None = None,
     ) -> None:
         """Make a turn known. See ``TurnBackend.open``."""
-        self._inner.open(turn_id, prompt, sampling, forced, choices)
+        self._inner.open(turn_id, prompt, sampling, forced, choices, grammar)
 
     def run(self, plan: StepPlan) -> StepResult:
         """Compute every slice of ``plan``. See ``TurnBackend.run``."""
@@ -45,3 +49,7 @@ class ObservedBackend(TurnBackend):
     def close(self, turn_id: str) -> None:
         """Forget a turn. See ``TurnBackend.close``."""
         self._inner.close(turn_id)
+
+    def restart(self) -> None:
+        """Start anew. See ``TurnBackend.restart``."""
+        self._inner.restart()

@@ -132,7 +132,7 @@ class TurnOutput:
         self._text = tokenizer.stream() if tokenizer is not None else None
         self._eos_ids = eos_ids
         self._ends = frozenset(sampling.stop_token_ids) | (
-            frozenset() if sampling.ignore_eos and sampling.choices is None else eos_ids
+            frozenset() if sampling.ignore_eos and not sampling.limited else eos_ids
         )
         self._stops = StopMatcher(sampling.stop)
         self._forced = forced

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from agentrt.engine.grammar import Grammar, grammar_error
 from agentrt.errors import InvalidRequest
 
 __all__ = ["MAX_CHOICES", "MAX_CHOICE_LENGTH", "MAX_LOGPROBS", "SamplingParams"]
@@ -55,6 +56,10 @@ class SamplingParams:
     """The output is exactly one of these texts, then the turn ends with reason ``stop``, whatever
     ``ignore_eos`` says. The steps above apply to the tokens that lead to one of them; the model's
     end token decides where one begins with another. ``max_tokens`` must have room for each."""
+    grammar: Grammar | None = None
+    """The output matches it, whatever ``ignore_eos`` says. The turn ends with reason ``stop`` where
+    nothing can follow; where something can, the model's end token decides. Where only one text can
+    come next, its usual tokens come. Stop texts and ``max_tokens`` may cut it short."""
 
     def validate(self) -> None:
         """Check every field.
@@ -71,6 +76,15 @@ class SamplingParams:
                 )
         if self.choices is not None:
             self._check_choices(self.choices)
+        if self.grammar is not None:
+            self._check_grammar(self.grammar)
+
+    def _check_grammar(self, grammar: Grammar) -> None:
+        grammar.validate()
+        if self.choices is not None:
+            raise grammar_error(
+                grammar.field, "is set together with choices", "Leave out one of the two."
+            )
 
     def _check_choices(self, choices: object) -> None:
         problem = _choices_problem(choices)
@@ -85,6 +99,11 @@ class SamplingParams:
                 "choices end the turn by themselves, but stop or stop_token_ids is set, too.",
                 remedy="Leave out either choices, or stop and stop_token_ids.",
             )
+
+    @property
+    def limited(self) -> bool:
+        """Whether only some outputs may come: then the end token means that one is complete."""
+        return self.choices is not None or self.grammar is not None
 
     @property
     def greedy(self) -> bool:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -19,11 +20,16 @@ from numpy.typing import NDArray
 from agentrt.engine.attention.base import Attention, BatchLayout, SliceLayout
 from agentrt.engine.backend import EngineSample, TurnBackend
 from agentrt.engine.choices import ChoiceTrie, check_encoded
-from agentrt.engine.model.decoder import Decoder
+from agentrt.engine.grammar import check_compiled
+from agentrt.engine.model.base import Model
 from agentrt.engine.params import SamplingParams
-from agentrt.engine.sampling import Draw, TurnSampling, draw_tokens
+from agentrt.engine.sampling import Draw, GrammarState, TurnSampling, draw_tokens
 from agentrt.errors import InternalError, InvalidRequest
-from agentrt.scheduling.plan import Sample, SeqSlice, StepPlan, StepResult
+from agentrt.scheduling.plan import SeqSlice, StepPlan, StepResult
+
+if TYPE_CHECKING:
+    from agentrt.engine.masks import MaskTimes, MaskWorker
+    from agentrt.engine.matcher import CompiledGrammar
 
 __all__ = ["TorchBackend"]
 
@@ -58,12 +64,25 @@ class _Turn:
             return int(self.forced[self.length - self.prompt])
         return None if self.sampling.choices is None else self.sampling.choices.only
 
+    def look_ahead(self, draft: Sequence[int]) -> None:
+        """Have the grammar compute what a draft needs, while the model computes the draft."""
+        if self.sampling.grammar is not None:
+            self.sampling.grammar.look_ahead(draft)
+
+    def foresee(self, guess: Sequence[int]) -> Sequence[int]:
+        """Return what comes next whatever the logits say, else as much of a guess as may come."""
+        for limit in (self.sampling.choices, self.sampling.grammar):
+            if limit is not None:
+                return limit.foresee(guess)
+        return guess
+
     @property
     def exhausted(self) -> bool:
-        """Whether every forced token, or one of the choices, has come out."""
+        """Whether every forced token, one of the choices, or all that the grammar lets has come."""
         if self.forced is not None:
             return self.length - self.prompt >= len(self.forced)
-        return self.sampling.choices is not None and self.sampling.choices.done
+        limits = (self.sampling.choices, self.sampling.grammar)
+        return any(limit is not None and limit.done for limit in limits)
 
 
 class TorchBackend(TurnBackend):
@@ -73,16 +92,24 @@ class TorchBackend(TurnBackend):
         model: what computes the logits.
         attention: owns the pages that the plans speak of.
         draw_seed: gives the seed of a turn that asks for none.
+        rebuild: makes new, empty pages after a fault; without it the old ones are used again.
     """
 
     def __init__(
-        self, model: Decoder, attention: Attention, *, draw_seed: Callable[[], int] = _draw_seed
+        self,
+        model: Model,
+        attention: Attention,
+        *,
+        draw_seed: Callable[[], int] = _draw_seed,
+        rebuild: Callable[[], Attention] | None = None,
     ) -> None:
         self._model = model
-        self._attention = attention
+        self._attention: Attention | None = attention
+        self._rebuild = rebuild
         self._draw_seed = draw_seed
         self._vocab_size = model.config.vocab_size
         self._turns: dict[str, _Turn] = {}
+        self._masks: MaskWorker | None = None
         self._tokens: _Ids = np.empty(0, np.int64)
         self._positions: _Ids = np.empty(0, np.int64)
 
@@ -98,27 +125,70 @@ class TorchBackend(TurnBackend):
         sampling: SamplingParams,
         forced: Sequence[int] | None = None,
         choices: ChoiceTrie | None = None,
+        grammar: CompiledGrammar | None = None,
     ) -> None:
         """Make a turn known; see :class:`~agentrt.engine.backend.TurnBackend`.
 
         Raises:
             InvalidRequest: a token is not in the vocabulary, or a list is empty.
-            InternalError: the sampling has choices, but their tokens are missing.
+            InternalError: choices or grammar are not there in the form that the model needs.
         """
         check_encoded(sampling.choices, choices)
+        check_compiled(sampling.grammar, grammar)
         ids = self._checked("prompt", prompt)
         recorded = None if forced is None else self._checked("forced", forced)
         self._checked("stop_token_ids", sampling.stop_token_ids, empty=True)
         self._checked("choices", () if choices is None else choices.tokens(), empty=True)
         seed = sampling.seed if sampling.seed is not None else self._draw_seed()
         state = TurnSampling.start(
-            sampling, seed, torch.from_numpy(ids), self._vocab_size, self._model.device, choices
+            sampling,
+            seed,
+            torch.from_numpy(ids),
+            self._vocab_size,
+            self._model.device,
+            choices,
+            None if grammar is None else self._follow(grammar),
         )
         self._turns[turn_id] = _Turn(ids, len(ids), len(ids), state, recorded)
 
     def close(self, turn_id: str) -> None:
         """Forget a turn; unknown ids are ignored."""
         self._turns.pop(turn_id, None)
+
+    def foresee(self, turn_id: str, guess: Sequence[int]) -> Sequence[int]:
+        """Return what choices or grammar say comes next, else as much of a guess as they allow."""
+        turn = self._turns.get(turn_id)
+        return guess if turn is None else turn.foresee(guess)
+
+    @property
+    def mask_times(self) -> MaskTimes | None:
+        """What grammars' masks took so far; None if there was no grammar."""
+        return None if self._masks is None else self._masks.times
+
+    def _follow(self, grammar: CompiledGrammar) -> GrammarState:
+        from agentrt.engine.masks import GrammarTurn, MaskWorker
+
+        if self._masks is None:
+            self._masks = MaskWorker(self._vocab_size, self._model.device)
+        return GrammarTurn(grammar, self._masks)
+
+    @torch.inference_mode()
+    def restart(self) -> None:
+        """Make new pages, then prove on one token that the model computes.
+
+        Raises:
+            InternalError: it still does not.
+        """
+        if self._rebuild is not None:
+            self._attention = None  # first, so that both pools need not fit the memory
+            if self._model.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self._attention = self._rebuild()
+        self._tokens, self._positions = np.empty(0, np.int64), np.empty(0, np.int64)
+        zero = np.zeros(1, np.int64)
+        logits = self._forward(zero, zero, BatchLayout((SliceLayout(0, 1, [0]),)), [0])
+        if not bool(logits.isfinite().any()):
+            raise InternalError("The model gives no usable logits for a single token.")
 
     def _checked(self, name: str, tokens: Sequence[int], *, empty: bool = False) -> _Ids:
         if not len(tokens):
@@ -147,14 +217,34 @@ class TorchBackend(TurnBackend):
         layout = BatchLayout(
             tuple(SliceLayout(piece.start, piece.count, piece.pages) for piece in plan.slices)
         )
+        logits = self._forward(
+            self._tokens[: plan.tokens], self._positions[: plan.tokens], layout, rows
+        )
+        return self._sample([piece for piece in plan.slices if piece.sample], logits)
+
+    def _forward(
+        self, tokens: _Ids, positions: _Ids, layout: BatchLayout, rows: list[int]
+    ) -> torch.Tensor:
+        """Compute the logits of ``rows``, ``[rows, vocab]``.
+
+        Raises:
+            InternalError: there are no pages since a restart failed, or what came is misshapen.
+        """
+        if self._attention is None:
+            raise InternalError("The engine has no pages: making them anew failed.")
         device = self._model.device
         logits = self._model.forward(
-            torch.from_numpy(self._tokens[: plan.tokens]).to(device),
-            torch.from_numpy(self._positions[: plan.tokens]).to(device),
+            torch.from_numpy(tokens).to(device),
+            torch.from_numpy(positions).to(device),
             self._attention.plan(layout),
             torch.tensor(rows, dtype=torch.int64, device=device),
         )
-        return self._sample([piece for piece in plan.slices if piece.sample], logits)
+        if logits.shape != (len(rows), self._vocab_size):
+            raise InternalError(
+                f"The model returned logits of shape {list(logits.shape)}, not "
+                f"{[len(rows), self._vocab_size]}."
+            )
+        return logits
 
     def _fill(self, plan: StepPlan) -> list[int]:
         """Write the batch's tokens and positions; return the rows to sample from."""
@@ -165,43 +255,125 @@ class TorchBackend(TurnBackend):
         first = 0
         for piece in plan.slices:
             turn = self._turns[piece.turn_id]
-            end = piece.start + piece.count
+            drafted = len(piece.draft)
+            end = piece.start + piece.count - drafted
             if end > turn.length or piece.sample != (end == turn.length):
                 raise InternalError(
                     f"Turn {piece.turn_id} has {turn.length} tokens; its slice ends at {end} "
                     f"with sample={piece.sample}."
                 )
             last = first + piece.count
-            self._tokens[first:last] = turn.ids[piece.start : end]
-            self._positions[first:last] = np.arange(piece.start, end)
+            if piece.count == 1:  # most slices, and a fraction of what ranges cost
+                self._tokens[first] = turn.ids[piece.start]
+                self._positions[first] = piece.start
+            else:
+                self._tokens[first : last - drafted] = turn.ids[piece.start : end]
+                self._positions[first:last] = np.arange(piece.start, end + drafted)
+            if drafted:
+                self._tokens[last - drafted : last] = piece.draft
+                turn.look_ahead(piece.draft)
             if piece.sample:
-                rows.append(last - 1)
+                rows.extend(range(last - 1 - drafted, last))
             first = last
         return rows
 
     def _sample(self, pieces: Sequence[SeqSlice], logits: torch.Tensor) -> StepResult:
-        if not pieces:
-            return StepResult()
-        turns = [self._turns[piece.turn_id] for piece in pieces]
-        draws = draw_tokens(
-            logits,
-            [turn.sampling for turn in turns],
-            [turn.length for turn in turns],
-            [turn.must for turn in turns],
-        )
-        return StepResult(
-            {
-                piece.turn_id: self._take(piece.turn_id, turn, draw)
-                for piece, turn, draw in zip(pieces, turns, draws, strict=True)
-            }
-        )
+        lanes: list[_Lane] = []
+        rows = 0
+        for piece in pieces:
+            lanes.append(_Lane(piece.turn_id, self._turns[piece.turn_id], piece.draft, rows))
+            rows += 1 + len(piece.draft)
+        going = [lane for lane in lanes if not lane.stuck()]
+        while going:
+            _draw(going, logits)
+            going = [lane for lane in going if lane.take()]
+        return StepResult({lane.turn_id: lane.sample() for lane in lanes})
 
-    def _take(self, turn_id: str, turn: _Turn, draw: Draw) -> Sample:
+
+@dataclass(slots=True, eq=False)
+class _Lane:
+    """One slice's rows of logits, from ``first`` on: the newest token's, then its draft's.
+
+    Tokens are drawn one after another, each as it would be without a draft, for as long as the
+    token that was drawn is the one that the next row was computed for.
+    """
+
+    turn_id: str
+    turn: _Turn
+    draft: Sequence[int]
+    first: int
+    draws: list[Draw] = field(default_factory=list)
+    taken: int = 0
+    finish: Literal["stop", "failed"] | None = None
+    error: str | None = None
+    own: bool = False
+
+    def rows(self) -> range:
+        """Return the rows to draw from now: all at once where no draw has a part in the next."""
+        if self.taken < len(self.draws):
+            return range(0)
+        begin = self.first + self.taken
+        alone = self.turn.sampling.memoryless and self.turn.forced is None
+        return range(begin, self.first + 1 + len(self.draft) if alone else begin + 1)
+
+    def take(self) -> bool:
+        """Make the next drawn token the turn's; say whether one more may be drawn."""
+        draw, turn = self.draws[self.taken], self.turn
         if draw.token is None:
-            error = f"The model gave no usable logits at position {turn.length} (NaN or infinity)."
-            _logger.error("Turn %s failed: %s", turn_id, error)
-            return EngineSample((), "failed", error=error)
+            if not self.taken:
+                self._fail(
+                    f"The model gave no usable logits at position {turn.length} (NaN or infinity)."
+                )
+            return False  # what was drawn before it is good; the next step meets it first
         turn.append(draw.token)
         turn.sampling.note(draw.token)
-        logprobs = () if draw.logprob is None else (draw.logprob,)
-        return EngineSample((draw.token,), "stop" if turn.exhausted else None, logprobs=logprobs)
+        self.taken += 1
+        if turn.exhausted:
+            self.finish = "stop"
+        came_true = self.taken <= len(self.draft) and draw.token == self.draft[self.taken - 1]
+        return came_true and self.finish is None and not self.stuck()
+
+    def stuck(self) -> bool:
+        """Say whether the turn's grammar leaves no token to draw; it then fails, unless it has one.
+
+        A turn that got a token in this step meets the same error in the next one.
+        """
+        grammar = self.turn.sampling.grammar
+        error = None if grammar is None or self.turn.exhausted else grammar.error
+        if error is not None and not self.taken:
+            self._fail(f"The output's grammar cannot go on at position {self.turn.length}: {error}")
+            self.own = True
+        return error is not None
+
+    def sample(self) -> EngineSample:
+        """Return what came out; have the grammar begin with what the next step needs."""
+        if self.turn.sampling.grammar is not None and self.finish is None:
+            self.turn.sampling.grammar.look_ahead()
+        draws = self.draws[: self.taken]
+        return EngineSample(
+            tuple([draw.token for draw in draws if draw.token is not None]),
+            self.finish,
+            logprobs=tuple([draw.logprob for draw in draws if draw.logprob is not None]),
+            error=self.error,
+            own=self.own,
+        )
+
+    def _fail(self, error: str) -> None:
+        _logger.error("Turn %s failed: %s", self.turn_id, error)
+        self.finish, self.error = "failed", error
+
+
+def _draw(lanes: Sequence[_Lane], logits: torch.Tensor) -> None:
+    """Draw what the lanes need next, all in one go."""
+    asked = [(lane, row) for lane in lanes for row in lane.rows()]
+    if not asked:
+        return
+    rows = [row for _, row in asked]
+    draws = draw_tokens(
+        logits if len(rows) == len(logits) else logits[rows],
+        [lane.turn.sampling for lane, _ in asked],
+        [lane.turn.length + row - lane.first - lane.taken for lane, row in asked],
+        [lane.turn.must for lane, _ in asked],
+    )
+    for (lane, _), draw in zip(asked, draws, strict=True):
+        lane.draws.append(draw)

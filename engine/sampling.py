@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -46,6 +47,34 @@ def uniform(seed: int, position: int) -> float:
     return (_mix((stream + (position + 1) * _GOLDEN) & _MASK) >> 12) / 2.0**52
 
 
+class GrammarState(Protocol):
+    """Where a turn is in its grammar. ``engine/masks.py`` has the real one."""
+
+    done: bool
+
+    @property
+    def error(self) -> str | None:
+        """Return why no token can be drawn, None if one can."""
+        ...
+
+    @property
+    def blocked(self) -> Tensor:
+        """Return which tokens must not come next: bool ``[vocab]``."""
+        ...
+
+    def push(self, token: int) -> None:
+        """Take the next token of the output."""
+        ...
+
+    def look_ahead(self, draft: Sequence[int] = ()) -> None:
+        """Begin to compute what the next step needs."""
+        ...
+
+    def foresee(self, guess: Sequence[int]) -> Sequence[int]:
+        """Return what must come next where there is no choice, else the legal part of a guess."""
+        ...
+
+
 @dataclass(slots=True, eq=False)
 class TurnSampling:
     """A turn's parameters, its seed, and what its tokens so far mean for the penalties."""
@@ -58,6 +87,8 @@ class TurnSampling:
     """float32 [vocab]: times in the output; only kept for penalised turns."""
     choices: ChoiceCursor | None = None
     """Which tokens may come next; None if any may."""
+    grammar: GrammarState | None = None
+    """What the output must match; None if nothing."""
 
     @classmethod
     def start(
@@ -68,24 +99,32 @@ class TurnSampling:
         vocab_size: int,
         device: torch.device | str = "cpu",
         choices: ChoiceTrie | None = None,
+        grammar: GrammarState | None = None,
     ) -> TurnSampling:
         """Return the state of a turn with ``prompt`` (int64) and no output yet."""
         cursor = None if choices is None else ChoiceCursor(choices)
         if not params.penalised:
-            return cls(params, seed, choices=cursor)
+            return cls(params, seed, choices=cursor, grammar=grammar)
         seen = torch.zeros(vocab_size, dtype=torch.bool, device=device)
         seen[prompt.to(device)] = True
-        return cls(params, seed, seen, torch.zeros(vocab_size, device=device), cursor)
+        return cls(params, seed, seen, torch.zeros(vocab_size, device=device), cursor, grammar)
 
     @property
     def takes_best(self) -> bool:
         """Whether the token is always the one with the highest logit."""
-        return self.params.greedy and self.seen is None and self.choices is None
+        return self.params.greedy and self.memoryless
+
+    @property
+    def memoryless(self) -> bool:
+        """Whether the output so far has no influence on how a token is drawn."""
+        return self.seen is None and self.choices is None and self.grammar is None
 
     def note(self, token: int) -> None:
         """Take note of an output token."""
         if self.choices is not None:
             self.choices.push(token)
+        if self.grammar is not None:
+            self.grammar.push(token)
         if self.seen is not None and self.counts is not None:
             self.seen[token] = True
             self.counts[token] += 1
@@ -109,6 +148,9 @@ class TurnSampling:
 
     def mask(self, logits: Tensor) -> None:
         """Leave only the allowed tokens in one row of logits [vocab], in place."""
+        if self.grammar is not None:
+            logits.clamp_(min=torch.finfo(logits.dtype).min)
+            logits.masked_fill_(self.grammar.blocked, -torch.inf)
         if self.choices is None:
             return
         allowed = torch.tensor(self.choices.allowed, dtype=torch.int64, device=logits.device)
@@ -118,9 +160,11 @@ class TurnSampling:
         logits[allowed] = kept
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Draw:
     """The outcome for one row; ``token`` is None if the row has NaN, +inf or nothing finite."""
+
+    # Not frozen, for the reason of ``SeqSlice``.
 
     token: int | None
     logprob: TokenLogprob | None = field(default=None)

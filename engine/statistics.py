@@ -9,7 +9,7 @@ from agentrt.scheduling.plan import SchedulerStatistics
 
 __all__ = ["EngineState", "EngineStatistics"]
 
-EngineState: TypeAlias = Literal["running", "closing", "closed", "broken"]
+EngineState: TypeAlias = Literal["running", "restarting", "closing", "closed", "broken"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,5 +26,9 @@ class EngineStatistics:
     last_step_seconds: float = 0.0
     last_step_tokens: int = 0
     failed_steps: int = 0
-    """Steps that the backend raised in."""
+    """Steps in which the backend raised, or that gave no usable result at all."""
     callback_errors: int = 0
+    restarts: int = 0
+    """Times that the engine has started anew after a fault."""
+    fault: str | None = None
+    """What the last fault was; also why a broken engine has stopped."""

@@ -99,6 +99,10 @@ class Tokenizer:
             return self._bytes.bytes_of(ids).decode("utf-8", "replace")
         return str(self._backend.decode(list(ids), skip_special_tokens=True))
 
+    def definition(self) -> str:
+        """Return the text of a ``tokenizer.json`` that says what each token is."""
+        return str(self._backend.to_str())
+
     def stream(self) -> Detokenizer:
         """Return a detokenizer for one output; its pieces together equal :meth:`decode` of all."""
         if self._bytes is not None:

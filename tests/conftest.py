@@ -15,9 +15,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+from agentrt.waiting import wait_passively
+
+# Before any test loads torch: beside other work, threads that spin cost more than the tests do.
+wait_passively(os.environ)
 
 SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
+
+# How long an example takes is no matter of correctness: nothing fails on a slow machine.
+settings.register_profile("agentrt", deadline=None)
+settings.load_profile("agentrt")
 
 collect_ignore = [] if os.environ.get("AGENTRT_IN_VM") else ["vm"]
 
@@ -32,6 +42,7 @@ def missing(name: str) -> str:
         "data": _data,
         "bpf": _bpf,
         "scx": _scx,
+        "native": _native,
     }
     return checks[name]()
 
@@ -51,6 +62,16 @@ def _docker() -> str:
 
 def _bwrap() -> str:
     return "" if shutil.which("bwrap") else "bubblewrap is not installed"
+
+
+def _native() -> str:
+    from agentrt.engine.attention.native import NativeUnavailable, load_native
+
+    try:
+        load_native()
+    except NativeUnavailable as error:
+        return str(error)
+    return ""
 
 
 def _root() -> str:

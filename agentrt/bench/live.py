@@ -73,6 +73,8 @@ def runtime_config(policy: str, settings: BenchSettings) -> RuntimeConfig:
         pool_tokens=settings.pool,
         max_wait=settings.max_wait,
         sandbox=settings.sandbox,
+        # Policies are compared by what a token costs: guesses would make some cheaper by chance.
+        draft="off",
     )
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from agentrt.cli import bench_ablate, bench_capacity, bench_compare
 from agentrt.cli.bench_contention import contention
+from agentrt.cli.bench_draft import draft, masks
 from agentrt.cli.bench_options import (
     Arrivals,
     AsJson,
@@ -50,6 +51,8 @@ app.command("compare")(bench_compare.compare)
 app.command("ablate")(bench_ablate.ablate)
 app.command("capacity")(bench_capacity.capacity)
 app.command("contention")(contention)
+app.command("draft")(draft)
+app.command("masks")(masks)
 
 
 @app.command("run")

@@ -68,7 +68,7 @@ def command(
     ] = None,
     policy: Annotated[
         str, typer.Option("--policy", help="Scheduling policy, such as fcfs or continuum.")
-    ] = "fixed-ttl=30",
+    ] = "agentrt",
     sandbox: Annotated[
         str, typer.Option("--sandbox", help="auto, docker, bubblewrap or process.")
     ] = "auto",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from agentrt.errors import AgentRTError
+from agentrt.waiting import wait_passively
 
 __all__ = ["COMMANDS", "app", "main"]
 
@@ -91,6 +93,7 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; errors end in one line with the remedy and exit code 2."""
+    wait_passively(os.environ)
     try:
         app(list(arguments) if arguments is not None else None)
     except AgentRTError as error:

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from agentrt.engine.model.config import ModelConfig
+    from agentrt.engine.model.load import ModelSource
 
 __all__ = ["app"]
 
@@ -77,12 +77,9 @@ def info(
 
     Example: agentrt model info my-model --json
     """
-    from agentrt.engine.model.config import ModelConfig
-    from agentrt.engine.model.weights import Checkpoint
+    from agentrt.engine.model.load import open_source
 
-    config = ModelConfig.from_directory(directory)
-    Checkpoint(directory).check(config)
-    facts = _facts(config)
+    facts = _facts(open_source(directory))
     if as_json:
         typer.echo(json.dumps(facts))
         return
@@ -93,20 +90,26 @@ def info(
     Console().print(table)
 
 
-def _facts(config: ModelConfig) -> dict[str, Any]:
+def _facts(source: ModelSource) -> dict[str, Any]:
+    from agentrt.engine.model.config import ModelConfig
+
+    config = source.shape
+    native = isinstance(config, ModelConfig)
+    own = {"hidden_size": config.hidden_size} if isinstance(config, ModelConfig) else {}
     return {
         "arch": config.arch,
-        "parameters": config.parameters,
+        "parameters": source.parameters,
         "dtype": config.dtype,
         "vocab_size": config.vocab_size,
         "layers": config.num_layers,
-        "hidden_size": config.hidden_size,
+        **own,
         "heads": config.num_heads,
         "kv_heads": config.num_kv_heads,
         "head_dim": config.head_dim,
         "max_positions": config.max_positions,
         "kv_bytes_per_token": config.kv_bytes_per_token(),
         "kv_bytes_per_token_float32": config.kv_bytes_per_token("float32"),
+        "computed_by": "agentrt" if native else "transformers",
     }
 
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from agentrt.errors import ConfigError
 
 if TYPE_CHECKING:
+    from agentrt.engine.model.load import Implementation
     from agentrt.resources.governor import GovernorConfig
     from agentrt.runtime import Runtime, RuntimeConfig
     from agentrt.scheduling.tenants import TenantSettings
@@ -41,16 +42,26 @@ def command(
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", metavar="DIR", help="Model directory; default: a small seeded one."
+            "--model",
+            metavar="DIR|NAME",
+            help="Model directory, or org/name on the hub; default: a small seeded one.",
         ),
     ] = None,
+    model_impl: Annotated[
+        str,
+        typer.Option(
+            "--model-impl",
+            help="Who computes the model: auto, native or transformers (its attention on our "
+            "pages).",
+        ),
+    ] = "auto",
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[
         int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 takes a free one.")
     ] = 8000,
     policy: Annotated[
         str, typer.Option("--policy", help="Scheduling policy, such as fcfs or continuum.")
-    ] = "fixed-ttl=30",
+    ] = "agentrt",
     pool: Annotated[
         int | None,
         typer.Option("--pool", min=1, metavar="TOKENS", help="KV pool; default: by free memory."),
@@ -63,6 +74,20 @@ def command(
         typer.Option("--max-wait", min=0, metavar="SECONDS", help="After it, no turn overtakes."),
     ] = 600.0,
     dtype: Annotated[str, typer.Option("--dtype", help="auto, float32 or bfloat16.")] = "auto",
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", min=1, help="CPU threads; default: what helps, within limits."),
+    ] = None,
+    attention: Annotated[
+        str, typer.Option("--attention", help="CPU kernels: auto, native or torch.")
+    ] = "auto",
+    quant: Annotated[
+        str | None, typer.Option("--quant", help="int8: smaller weights, on CPU in bfloat16.")
+    ] = None,
+    draft: Annotated[
+        str,
+        typer.Option("--draft", help="Guess tokens from what was read: auto, ngram or off."),
+    ] = "auto",
     api_keys: Annotated[
         Path | None,
         typer.Option("--api-keys", metavar="FILE", help="Lines 'KEY TENANT'; default: no keys."),
@@ -118,11 +143,16 @@ def command(
         )
     config = RuntimeConfig(
         model=model,
+        model_impl=_implementation(model_impl),
         policy=policy,
         pool_tokens=pool,
         max_seqs=max_seqs,
         max_wait=max_wait,
         dtype=dtype,
+        threads=threads,
+        attention=attention,
+        quant=quant,
+        draft=draft,
         tenants=_tenants(config_file),
         sandbox=_kind(sandbox),
         image=image,
@@ -130,6 +160,19 @@ def command(
     )
     options = _Options(host, port, policy, api_keys, guides, drain, access_log, sandbox != "none")
     anyio.run(_serve, config, options)
+
+
+def _implementation(name: str) -> Implementation:
+    known: dict[str, Implementation] = {
+        "auto": "auto",
+        "native": "native",
+        "transformers": "transformers",
+    }
+    if name not in known:
+        raise ConfigError(
+            f"There is no model implementation {name!r}.", remedy=f"Use one of {', '.join(known)}."
+        )
+    return known[name]
 
 
 def _kind(name: str) -> str | None:
@@ -161,7 +204,7 @@ async def _serve(config: RuntimeConfig, options: _Options) -> None:
     settings = _settings(options)
     with bind(options.host, options.port) as sock:
         console.print("Loading the engine …", style="dim")
-        async with Runtime.open(config) as runtime:
+        async with Runtime.open(config, on_load=_Loading(console)) as runtime:
             await serve(
                 runtime,
                 settings,
@@ -171,6 +214,24 @@ async def _serve(config: RuntimeConfig, options: _Options) -> None:
             )
             console.print("Closing the engine …", style="dim")
     console.print("Stopped.")
+
+
+class _Loading:
+    """Says how far a large model is loaded, in steps of a tenth."""
+
+    LARGE = 2**29
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._said = 0
+
+    def __call__(self, done: int, total: int) -> None:
+        tenths = 10 * done // total if total else 10
+        if total < self.LARGE or tenths <= self._said:
+            return
+        self._said = tenths
+        size = f"{done / 2**30:.1f} of {total / 2**30:.1f} GiB"
+        self._console.print(f"Loading weights: {size}", style="dim")
 
 
 def _tenants(path: Path | None) -> dict[str, TenantSettings]:

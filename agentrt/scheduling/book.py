@@ -33,6 +33,8 @@ class Counters:
     steps: int = 0
     turns_finished: int = 0
     longest_wait: float = 0.0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 class Book:

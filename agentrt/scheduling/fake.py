@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agentrt.scheduling.plan import Sample, StepPlan, StepResult
+from agentrt.scheduling.plan import Sample, SeqSlice, StepPlan, StepResult
 
 __all__ = ["FakeBackend"]
 
@@ -21,7 +21,15 @@ class FakeBackend:
         samples: dict[str, Sample] = {}
         for piece in plan.slices:
             if piece.sample:
-                first = piece.start + piece.count
-                tokens = [(first + i) % self._vocabulary for i in range(plan.repeat)]
+                first = piece.start + piece.count - len(piece.draft)
+                count = plan.repeat + self._right(piece, first)
+                tokens = [(first + i) % self._vocabulary for i in range(count)]
                 samples[piece.turn_id] = Sample(tokens)
         return StepResult(samples)
+
+    def _right(self, piece: SeqSlice, first: int) -> int:
+        """Return how many guesses are what is sampled."""
+        for index, guess in enumerate(piece.draft):
+            if guess != (first + index) % self._vocabulary:
+                return index
+        return len(piece.draft)

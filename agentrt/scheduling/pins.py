@@ -103,6 +103,11 @@ class PinBook:
         self._emit(PinEnded(program, context.name, pin.start, now, pin.ttl, pin.tokens, outcome))
         return True
 
+    def end_all(self, outcome: PinOutcome, now: float) -> None:
+        """End every pin."""
+        for context in list(self._pins):
+            self.end(context, outcome, now)
+
     def supersede(self, context: ContextState, keys: Sequence[Hashable], now: float) -> None:
         """Let go of the part of a pin that the context's next prompt no longer continues."""
         pin = context.pin

@@ -65,6 +65,10 @@ class SeqSlice:
     ``pages`` is the turn's page table and covers at least ``start + count`` tokens. It is a live
     list owned by the scheduler: read it during the step, do not keep or change it. ``sample`` says
     that the last token of the slice is the newest one, so that the next token is to be sampled.
+
+    The last ``len(draft)`` of the ``count`` tokens are guesses at what follows the newest token;
+    only a sampled slice has them. Wherever a guess is the token that is drawn, the one after it is
+    drawn as well; what was computed for others is written anew before anything reads it.
     """
 
     # Not frozen: a step makes hundreds, and a frozen one takes four times as long to make.
@@ -74,6 +78,7 @@ class SeqSlice:
     count: int
     pages: Sequence[int]
     sample: bool
+    draft: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,16 +116,19 @@ class StepPlan:
         return sum(piece.count for piece in self.slices)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Sample:
     """What a step produced for one sampled slice.
 
     ``tokens`` has one entry a repetition that was run: all that the plan allows, fewer if the
-    driver stopped short of it (then alike for all slices) or ``finish`` is set. ``finish`` is
+    driver stopped short of it (then alike for all slices) or ``finish`` is set. With a draft it has
+    the guesses that came true and one more, fewer only if ``finish`` is set. ``finish`` is
     set by the backend when a stop token or stop string was met, or ``failed`` when the turn
     cannot go on (then also for slices that were not to be sampled). ``tool`` names the tool that
     the output calls, if the backend recognised one.
     """
+
+    # Not frozen, for the reason of ``SeqSlice``.
 
     tokens: Sequence[int]
     finish: Literal["stop", "failed"] | None = None
@@ -255,6 +263,8 @@ class SchedulerStatistics:
     transfers: int = 0
     loaded_tokens: int = 0
     stored_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 class SchedulerProtocol(Protocol):
@@ -307,6 +317,14 @@ class SchedulerProtocol(Protocol):
 
     def transferred(self, tickets: Collection[int], now: float) -> None:
         """Take note of transfers whose copies are done."""
+        ...
+
+    def restart(self, now: float) -> None:
+        """Take note that all KV is lost. No step may be under way.
+
+        Running turns go back to the queue, to be computed again from their tokens; pins are broken;
+        copies that are under way are given up, and the driver must not report them.
+        """
         ...
 
     def take_events(self) -> list[Event]:

@@ -8,6 +8,7 @@ from contextlib import closing
 
 from agentrt.errors import InternalError
 from agentrt.scheduling.book import Book
+from agentrt.scheduling.drafting import DraftDesk
 from agentrt.scheduling.plan import SeqSlice, TurnAdmitted, TurnPreempted
 from agentrt.scheduling.policy import Verdict
 from agentrt.scheduling.pool import Pool
@@ -19,8 +20,9 @@ __all__ = ["Planner"]
 class Planner:
     """Chooses slices from a book; the only one that moves turns between its queues."""
 
-    def __init__(self, book: Book) -> None:
+    def __init__(self, book: Book, drafts: DraftDesk | None = None) -> None:
         self._book = book
+        self._drafts = drafts
         self._pool = Pool(book)
         for listener in book.tell.opened:
             listener.opened(self._pool)
@@ -49,6 +51,8 @@ class Planner:
         if book.policy.prefill_order is not None:
             prefills.sort(key=book.policy.prefill_order)
         budget = book.config.token_budget - len(slices)
+        if self._drafts is not None:
+            budget = self._drafts.extend(slices, budget)
         for turn in prefills:
             if budget <= 0:
                 break
@@ -106,6 +110,15 @@ class Planner:
         book.counters.preemptions += 1
         book.events.append(TurnPreempted(turn.turn_id, now))
         book.unblock()
+
+    def preempt_all(self, now: float) -> None:
+        """Send every running turn back to the queue; what waited for a copy waits no longer."""
+        for turn in list(self._book.running):
+            turn.loading = None
+            if turn.cancelled:
+                self._book.finish(turn, "cancelled", now)
+            else:
+                self._preempt(turn, now)
 
     def admit(self, slices: list[SeqSlice], budget: int, now: float) -> None:
         """Start waiting turns, best rank first, until one does not fit or must wait."""

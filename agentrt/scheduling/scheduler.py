@@ -17,8 +17,10 @@ from agentrt.errors import InternalError, InvalidRequest, ProgramTooLarge, Queue
 from agentrt.scheduling.book import Book
 from agentrt.scheduling.config import SchedulerConfig
 from agentrt.scheduling.cost import StepObserver
+from agentrt.scheduling.drafting import DraftDesk, Drafter
 from agentrt.scheduling.graph_declared import DeclaredGraph, Edge, Step
 from agentrt.scheduling.kv import KVCache
+from agentrt.scheduling.listeners import Listeners
 from agentrt.scheduling.plan import (
     Event,
     FinishReason,
@@ -52,6 +54,7 @@ class Scheduler:
     """See the module's first lines; the contract of each method is ``SchedulerProtocol``'s.
 
     ``host`` is a second page cache for a host tier: its driver must carry out the plans' transfers.
+    ``drafter`` guesses tokens that decodes compute along; its driver must understand such slices.
     """
 
     def __init__(
@@ -62,9 +65,13 @@ class Scheduler:
         *,
         host: KVCache | None = None,
         step_observer: StepObserver | None = None,
+        drafter: Drafter | None = None,
     ) -> None:
         self._book = Book(kv, policy, config or SchedulerConfig(), host)
-        self._planner = Planner(self._book)
+        self._drafts = None if drafter is None else DraftDesk(drafter, self._book)
+        if self._drafts is not None:
+            self._book.tell = Listeners((*policy.listeners, self._drafts))
+        self._planner = Planner(self._book, self._drafts)
         self._observer = step_observer
         self._in_flight: tuple[StepPlan, float] | None = None
         self._sequence = 0
@@ -184,6 +191,18 @@ class Scheduler:
         self._book.events.clear()
         return events
 
+    def restart(self, now: float) -> None:
+        """All KV is lost: running turns wait again, pins are broken, the prefix tree is empty."""
+        if self._in_flight is not None:
+            raise InternalError("The KV was given up while a step was under way.")
+        book = self._book
+        if book.transfers is not None:
+            book.transfers.abort(now)
+        self._planner.preempt_all(now)
+        book.pins.end_all("broken", now)
+        book.kv.reset()
+        book.unblock()
+
     # -- plan and commit -----------------------------------------------------------------------
 
     def plan(self, now: float, horizon: int = 1) -> StepPlan:
@@ -221,11 +240,15 @@ class Scheduler:
                 total += prefilled
             elif sample is not None:
                 turn.computed += len(sample.tokens)
+                self._book.counters.drafted_tokens += len(piece.draft)
+                self._book.counters.accepted_tokens += len(sample.tokens[1:]) if piece.draft else 0
             self._account(turn, sample, prefilled, seconds, now)
         self._book.counters.prefilled_tokens += total
         self._book.counters.steps += _repeated(plan, result)
         if self._observer is not None:
             self._observer.observe(total, plan.tokens, seconds)
+        if self._drafts is not None:
+            self._drafts.drafter.observe(plan, result, seconds)
         return self.take_events()
 
     def _prefill(self, turn: TurnState, count: int, sample: Sample | None, now: float) -> int:
@@ -307,6 +330,8 @@ class Scheduler:
             transfers=0 if copies is None else len(copies),
             loaded_tokens=0 if copies is None else copies.loaded_tokens,
             stored_tokens=0 if copies is None else copies.stored_tokens,
+            drafted_tokens=counters.drafted_tokens,
+            accepted_tokens=counters.accepted_tokens,
         )
 
     def check_integrity(self) -> None:

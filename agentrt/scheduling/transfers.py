@@ -129,6 +129,19 @@ class TransferBook:
         if copy.done is not None:
             copy.done(now)
 
+    def abort(self, now: float) -> None:
+        """Give up the copies that are under way and forget what the host holds.
+
+        Nobody is told that they are done; their driver must not report them either.
+        """
+        for copy in self._under_way.values():
+            self._host.release(copy.host, now)
+            if copy.pool is not None:
+                self._kv.release(copy.pool, now)
+        self._under_way.clear()
+        self._new.clear()
+        self._host.reset()
+
     def check_integrity(self) -> None:
         """Raise ``InternalError`` if the host's pages do not add up."""
         self._host.check_integrity()

@@ -84,7 +84,8 @@ def create_app(
         app.add_api_route(place + "/{name}", server.delete_sandbox, methods=["DELETE"])
     for path in ("/health", "/healthz"):
         app.add_api_route(path, server.health, methods=["GET"])
-    app.add_api_route("/readyz", server.ready, methods=["GET"])
+    for path in ("/ready", "/readyz"):
+        app.add_api_route(path, server.ready, methods=["GET"])
     app.add_api_route("/metrics", server.metrics, methods=["GET"])
     app.add_exception_handler(AgentRTError, server.on_error)
     app.add_exception_handler(HTTPException, server.on_http_error)
@@ -260,13 +261,21 @@ class _Server:
 
     async def health(self) -> Response:
         """``GET /health``, ``/healthz``: 200 while the engine runs, else 503."""
-        state = self._runtime.statistics().state
-        return _json(200 if state == "running" else 503, {"status": state})
+        return self._told(self._runtime.statistics().state)
 
     async def ready(self) -> Response:
-        """``GET /readyz``: 200 while new turns are taken, else 503."""
-        state = "draining" if self.desk.gate.draining else self._runtime.statistics().state
-        return _json(200 if state == "running" else 503, {"status": state})
+        """``GET /ready``, ``/readyz``: 200 while new turns are taken, else 503."""
+        return self._told(
+            "draining" if self.desk.gate.draining else self._runtime.statistics().state
+        )
+
+    def _told(self, state: str) -> Response:
+        """Say the state, and what the last fault was if there was one since the start."""
+        figures = self._runtime.statistics()
+        body: dict[str, Any] = {"status": state}
+        if figures.fault is not None:
+            body |= {"restarts": figures.restarts, "last_fault": figures.fault}
+        return _json(200 if state == "running" else 503, body)
 
     async def metrics(self) -> Response:
         """``GET /metrics``."""

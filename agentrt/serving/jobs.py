@@ -11,7 +11,8 @@ import anyio.to_thread
 from agentrt.engine.params import SamplingParams
 from agentrt.identity import Identity
 from agentrt.scheduling.hints import TurnHints
-from agentrt.serving.canonical import Digest, answered, chain, for_template
+from agentrt.serving.calls import CallReader
+from agentrt.serving.canonical import Digest, answered, chain, for_template, normalise
 from agentrt.serving.contexts import Ask
 from agentrt.serving.openai import ChatWriter, CompletionWriter, ReplyHead
 from agentrt.serving.registry import Ticket
@@ -36,7 +37,9 @@ class JobMaker:
         """Return the job of a chat request."""
         digests = chain([tenant, head.model, asked.tools], asked.messages)
         messages = for_template(asked.messages)
-        writer = ChatWriter(*self._writing(asked.sampling, asked.delivery, head))
+        calls = CallReader() if asked.calls else None
+        writing = self._writing(asked.sampling, asked.delivery, head)
+        writer = ChatWriter(*writing, calls=calls)
 
         async def start(ticket: Ticket) -> ChatStream:
             # A long conversation takes long to tokenise: other turns must not wait for it.
@@ -45,7 +48,7 @@ class JobMaker:
             return await self._submit(ticket, prompt, asked.sampling, who, asked.limited)
 
         def finish(ticket: Ticket, tokens: Sequence[int]) -> Digest:
-            answer = {"role": "assistant", "content": writer.text}
+            [answer] = normalise([writer.message])
             ticket.builder.note_output(tokens, answer)
             return answered(digests[-1], answer)
 

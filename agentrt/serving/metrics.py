@@ -206,10 +206,14 @@ class _StatisticsCollector(Collector):
         yield _counter("cached_tokens", "Prompt tokens found in the cache", now.cached_tokens)
         yield _counter("prefilled_tokens", "Tokens computed before output", now.prefilled_tokens)
         yield _counter("generation_tokens", "Output tokens", now.output_tokens)
+        yield _counter("draft_tokens", "Guessed tokens that were computed", now.drafted_tokens)
+        yield _counter("draft_accepted_tokens", "Guesses that came true", now.accepted_tokens)
         yield _counter("preemptions", "Turns that gave their pages back", now.preemptions)
         yield _counter("turns_finished", "Turns that ended", now.turns_finished)
         yield _counter("engine_steps", "Steps of the engine", engine.steps)
         yield _counter("engine_failed_steps", "Steps that failed", engine.failed_steps)
+        yield _counter("engine_restarts", "Times that the engine started anew", engine.restarts)
+        yield _gauge("engine_up", "1 while the engine runs", float(engine.state == "running"))
         yield _counter("engine_step_seconds", "Time spent in steps", engine.step_seconds)
         outcomes = CounterMetricFamily(
             "agentrt_pins", "Pins that ended, by outcome.", labels=["outcome"]

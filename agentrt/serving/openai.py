@@ -10,6 +10,8 @@ from typing import Any, Protocol, TypeAlias
 from agentrt.engine.backend import TokenLogprob
 from agentrt.engine.stream import Chunk
 from agentrt.scheduling.plan import FinishReason, TurnStats
+from agentrt.serving.calls import CallReader
+from agentrt.serving.canonical import Message
 from agentrt.serving.requests import Delivery
 
 __all__ = ["ChatWriter", "CompletionWriter", "ReplyHead", "Writer", "models", "usage"]
@@ -123,38 +125,77 @@ class _Written:
         return {"id": head.id, "object": kind, "created": head.created, "model": head.model}
 
 
+@dataclass(slots=True)
 class ChatWriter(_Written):
-    """Writes the answer to a chat request."""
+    """Writes the answer to a chat request. With ``calls`` its text is read as calls of tools."""
+
+    calls: CallReader | None = None
+
+    @property
+    def message(self) -> Message:
+        """The answer so far, as the client will send it back."""
+        return {"role": "assistant", **self._said()}
 
     def opening(self) -> list[Json]:
         """Return the chunk that says who speaks."""
-        return [self._chat_event({"role": "assistant", "content": ""})]
+        return [self._chat_event({"role": "assistant", "content": None if self.calls else ""})]
 
     def chunk(self, chunk: Chunk) -> list[Json]:
-        """Return a content chunk, or nothing while text is held back."""
-        if not self._keep(chunk):
+        """Return a content chunk, or nothing while text is held back or a call is not complete."""
+        shown = self._keep(chunk)
+        if self.calls is not None:
+            return self._calls_chunk(self.calls, chunk)
+        if not shown:
             return []
         return [self._chat_event({"content": chunk.text}, logprobs=chunk.logprobs)]
 
+    def _calls_chunk(self, reader: CallReader, chunk: Chunk) -> list[Json]:
+        known = len(reader.calls)
+        new = [
+            {"index": place, **call.shown(self._call_id(place))}
+            for place, call in enumerate(reader.push(chunk.text), known)
+        ]
+        logprobs = chunk.logprobs if self.logprobs else ()
+        if not new and not logprobs:
+            return []
+        return [self._chat_event({"tool_calls": new} if new else {}, logprobs=logprobs)]
+
     def closing(self, finish: FinishReason, stats: TurnStats) -> list[Json]:
         """Return the chunk with the finish reason, and the usage chunk if it was asked for."""
-        end = self._chat_event({}, finish)
-        return [end, *self._usage_event("chat.completion.chunk", stats)]
+        cut = self.calls.rest if self.calls is not None else ""
+        rest = [self._chat_event({"content": cut})] if cut else []
+        end = self._chat_event({}, self._reason(finish))
+        return [*rest, end, *self._usage_event("chat.completion.chunk", stats)]
 
     def whole(self, finish: FinishReason, stats: TurnStats) -> Json:
         """Return a ``chat.completion``."""
         choice: Json = {
             "index": 0,
-            "message": {"role": "assistant", "content": self.text, "refusal": None},
+            "message": {"role": "assistant", **self._said(), "refusal": None},
             "logprobs": self._logprobs(self._kept),
-            "finish_reason": finish,
+            "finish_reason": self._reason(finish),
         }
         return {**self._named("chat.completion"), "choices": [choice], "usage": usage_of(stats)}
+
+    def _said(self) -> Json:
+        if self.calls is None:
+            return {"content": self.text}
+        shown = [call.shown(self._call_id(i)) for i, call in enumerate(self.calls.calls)]
+        said: Json = {"content": self.calls.rest or None}
+        return {**said, "tool_calls": shown} if shown else said
+
+    def _call_id(self, place: int) -> str:
+        """Return a call's id: clients match results by it, so no two of them may be the same."""
+        return f"call-{self.head.id}-{place}"
+
+    def _reason(self, finish: FinishReason) -> str:
+        called = self.calls is not None and self.calls.calls
+        return "tool_calls" if called and finish == "stop" else finish
 
     def _chat_event(
         self,
         delta: Json,
-        finish: FinishReason | None = None,
+        finish: str | None = None,
         logprobs: Sequence[TokenLogprob] = (),
     ) -> Json:
         choice: Json = {

@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from agentrt.engine.grammar import Grammar
 from agentrt.engine.params import SamplingParams
 from agentrt.errors import InvalidRequest
 from agentrt.serving.canonical import Message, normalise
 from agentrt.serving.errors import FieldError
+from agentrt.serving.structured import FIELDS, Structure, called_grammar, structure
 
 __all__ = [
     "ChatRequest",
@@ -42,11 +44,13 @@ class ChatRequest:
     """A chat request with canonical messages. ``tools`` is None or a non-empty list.
 
     ``limited``: it states its ``max_tokens``; else the sampling has 1, and the server chooses.
+    ``calls``: the answer has to be calls of its tools.
     """
 
     model: str | None
     messages: list[Message]
     tools: list[Message] | None
+    calls: bool
     sampling: SamplingParams
     limited: bool
     delivery: Delivery
@@ -89,11 +93,15 @@ def parse_chat(body: Body) -> ChatRequest:
         InvalidRequest: a known field is wrong, or asks for what is not supported.
     """
     _refuse_unsupported(body, _UNSUPPORTED)
+    tools = _tools(body)
+    several = body.get("parallel_tool_calls") is not False
+    called = called_grammar(body.get("tool_choice"), tools or [], several=several)
     return ChatRequest(
         model=_text(body, "model"),
         messages=normalise(body.get("messages")),
-        tools=_tools(body),
-        sampling=_sampling(body, _chat_logprobs(body)),
+        tools=tools,
+        calls=called is not None,
+        sampling=_sampling(body, _chat_logprobs(body), called),
         limited=_limit(body) is not None,
         delivery=_delivery(body),
         unknown=tuple(sorted(body.keys() - _KNOWN - _CHAT)),
@@ -117,18 +125,21 @@ def parse_completion(body: Body) -> CompletionRequest:
     )
 
 
-def _sampling(body: Body, logprobs: Any) -> SamplingParams:
+def _sampling(body: Body, logprobs: Any, called: Grammar | None = None) -> SamplingParams:
     values = {name: body[name] for name in _PLAIN if body.get(name) is not None}
     limit = _limit(body)
     values["max_tokens"] = 1 if limit is None else limit
     if values.get("top_k") == -1:  # how some clients write "all"
         values["top_k"] = 0
+    # An answer that has to be a call is no answer in the response's format.
+    form = structure(body) if called is None else Structure(called)
     sampling = SamplingParams(
         **values,
         stop=_stop(body.get("stop")),
         stop_token_ids=tuple(_list(body, "stop_token_ids")),
         logprobs=logprobs,
-        choices=_choices(body),
+        choices=form.choices,
+        grammar=form.grammar,
     )
     try:
         sampling.validate()
@@ -158,11 +169,6 @@ def _stop(stop: Any) -> tuple[str, ...]:
     raise FieldError("stop", "is no text", remedy="Send a string or a list of strings.")
 
 
-def _choices(body: Body) -> tuple[str, ...] | None:
-    choices = _list(body, "guided_choice")
-    return tuple(choices) if body.get("guided_choice") is not None else None
-
-
 def _chat_logprobs(body: Body) -> int | None:
     top = body.get("top_logprobs")
     if _flag(body, "logprobs"):
@@ -186,14 +192,7 @@ def _delivery(body: Body) -> Delivery:
 
 
 def _tools(body: Body) -> list[Message] | None:
-    """Return the function tools; tools of other kinds are skipped. Refuses a forced call."""
-    choice = body.get("tool_choice")
-    if choice not in (None, "auto", "none"):
-        raise FieldError(
-            "tool_choice",
-            f"{choice!r} cannot be enforced yet",
-            remedy='Use "auto" or "none", and say in the prompt that a tool must be called.',
-        )
+    """Return the function tools; tools of other kinds are skipped."""
     tools = [_tool(tool, number) for number, tool in enumerate(_list(body, "tools"))]
     return [tool for tool in tools if tool is not None] or None
 
@@ -252,19 +251,9 @@ class _Unsupported:
     remedy: str
 
 
-def _type_is_text(value: Any) -> bool:
-    return isinstance(value, Mapping) and value.get("type") == "text"
-
-
-_NO_GRAMMAR = "Leave it out: structured output is not supported yet."
 _UNSUPPORTED: tuple[_Unsupported, ...] = (
     _Unsupported("n", lambda value: value == 1, "Send n requests with n=1."),
     _Unsupported("best_of", lambda value: value == 1, "Send several requests and choose."),
-    _Unsupported("response_format", _type_is_text, _NO_GRAMMAR),
-    _Unsupported("structured_outputs", lambda value: not value, _NO_GRAMMAR),
-    _Unsupported("guided_json", lambda value: not value, _NO_GRAMMAR),
-    _Unsupported("guided_regex", lambda value: not value, _NO_GRAMMAR),
-    _Unsupported("guided_grammar", lambda value: not value, _NO_GRAMMAR),
     _Unsupported("logit_bias", lambda value: not value, "Leave it out."),
     _Unsupported("modalities", lambda value: value == ["text"], "Ask for text only."),
 )
@@ -300,9 +289,8 @@ _IGNORED = frozenset({
     "agent_hints", "cache_control", "service_tier", "agentrt", "priority", "kv_transfer_params",
     "retention_directives", "retention_scope",
 })
-_OWN = frozenset({"model", "stream", "stream_options", "stop", "stop_token_ids", "logprobs",
-                  "guided_choice"})
-_KNOWN = _OWN.union(_LIMITS, _PLAIN, _IGNORED, (row.name for row in _UNSUPPORTED))
+_OWN = frozenset({"model", "stream", "stream_options", "stop", "stop_token_ids", "logprobs"})
+_KNOWN = _OWN.union(FIELDS, _LIMITS, _PLAIN, _IGNORED, (row.name for row in _UNSUPPORTED))
 _CHAT = frozenset({"messages", "tools", "tool_choice", "top_logprobs"})
 _COMPLETION = frozenset({"prompt"}.union(row.name for row in _UNSUPPORTED_COMPLETION))
 # fmt: on

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from agentrt.engine.stream import Chunk
-from agentrt.errors import AgentRTError, Cancelled, InternalError
+from agentrt.errors import AgentRTError, Cancelled, EngineFault
 from agentrt.identity import Identity
 from agentrt.scheduling.plan import FinishReason, TurnStats
 from agentrt.serving.canonical import Digest
@@ -197,14 +197,17 @@ def _ended(stream: ChatStream, finish: FinishReason | None, meter: TurnMeter) ->
     """Return the account of a turn that came to its own end.
 
     Raises:
-        InternalError: the engine failed it.
+        EngineFault: the engine failed it.
         Cancelled: its program was ended, or the engine is shutting down.
     """
     stats = stream.stats
     if stats is not None:
         meter.finished(stats)
     if finish == "failed":
-        raise InternalError(f"The turn failed: {stream.error or 'the engine gave no reason'}.")
+        raise EngineFault(
+            f"The turn failed: {stream.error or 'the engine gave no reason'}.",
+            remedy="Send the request again; if it fails again, see the log of the engine.",
+        )
     if stats is None or finish is None or finish == "cancelled":
         raise Cancelled(
             "The turn was cancelled: its program was ended, or the server is shutting down.",

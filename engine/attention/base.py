@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
-__all__ = ["Attention", "AttentionStep", "BatchLayout", "SliceLayout"]
+__all__ = ["Attention", "AttentionStep", "BatchLayout", "RawAttentionStep", "SliceLayout"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SliceLayout:
     """One sequence's part of a batch: its tokens at positions ``[start, start + count)``.
 
     ``pages`` is the sequence's page table: position ``p`` lives in ``pages[p // page_size]`` at
     offset ``p % page_size``. It covers at least ``start + count`` tokens; the rest is not read.
     """
+
+    # Not frozen: a step makes hundreds, and a frozen one takes four times as long to make.
 
     start: int
     count: int
@@ -51,6 +53,38 @@ class AttentionStep(Protocol):
         Returns:
             ``[T, query heads, head dim]`` in the dtype of ``q``. A sequence's rows do not depend on
             the other slices, nor (beyond rounding) on how its earlier tokens were cut into steps.
+        """
+        ...
+
+
+@runtime_checkable
+class RawAttentionStep(AttentionStep, Protocol):
+    """A step that also norms and rotates: all that is between two linear layers in one call."""
+
+    def operands(self, layer: int) -> tuple[object, ...]:
+        """Return what the native operator ``layer`` takes of a step, after the rotation."""
+        ...
+
+    def attend_raw(
+        self,
+        layer: int,
+        heads: torch.Tensor,
+        norm: torch.Tensor | None,
+        eps: float,
+        rotation: tuple[torch.Tensor, torch.Tensor],
+    ) -> torch.Tensor:
+        """Norm and rotate queries and keys, store keys and values, attend.
+
+        Args:
+            layer: which layer's pages to use.
+            heads: query, key and value heads as projected, ``[T, query + 2 kv heads, head dim]``,
+                contiguous; overwritten.
+            norm: weights ``[query + kv heads, head dim]`` of the norm over each head, or None.
+            eps: of the norm.
+            rotation: cosines and sines ``[T, head dim / 2]`` in fp32.
+
+        Returns:
+            ``[T, query heads, head dim]``, as :meth:`attend`.
         """
         ...
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from agentrt.engine.attention.base import BatchLayout, SliceLayout
-from agentrt.engine.model.config import ModelConfig
+from agentrt.engine.model.config import ModelShape
 from agentrt.errors import InternalError
 
 __all__ = ["PagePool"]
+
+_Count = TypeVar("_Count", int, NDArray[np.int64])
 
 
 class PagePool:
@@ -20,7 +26,7 @@ class PagePool:
 
     def __init__(
         self,
-        config: ModelConfig,
+        config: ModelShape,
         num_pages: int,
         page_size: int,
         dtype: torch.dtype,
@@ -36,8 +42,8 @@ class PagePool:
         sides = torch.arange(2, device=device).view(2, 1, 1, 1) * (num_pages * heads)
         self._begins = sides + torch.arange(heads, device=device).view(1, 1, heads, 1)
 
-    def pages_for(self, tokens: int) -> int:
-        """Return how many pages hold ``tokens`` tokens."""
+    def pages_for(self, tokens: _Count) -> _Count:
+        """Return how many pages hold ``tokens`` tokens; of an array, for each."""
         return -(-tokens // self.page_size)
 
     def check(self, piece: SliceLayout) -> None:

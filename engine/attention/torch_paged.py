@@ -11,7 +11,7 @@ from agentrt.engine.attention.base import BatchLayout, SliceLayout
 from agentrt.engine.attention.decode import DecodePlan
 from agentrt.engine.attention.extend import ExtendPlan
 from agentrt.engine.attention.pool import PagePool
-from agentrt.engine.model.config import ModelConfig
+from agentrt.engine.model.config import ModelShape
 
 __all__ = ["TorchPagedAttention", "TorchPagedStep"]
 
@@ -32,7 +32,7 @@ class TorchPagedAttention:
 
     def __init__(
         self,
-        config: ModelConfig,
+        config: ModelShape,
         num_pages: int,
         page_size: int,
         dtype: torch.dtype,

@@ -59,6 +59,8 @@ class PageCache:
     ) -> None:
         self.total = total
         self.page_size = page_size
+        self._score = score
+        self._rescore = rescore
         self._pool = PagePool(total)
         self._tree = PrefixTree(score, rescore=rescore)
         self._leases: set[Lease] = set()
@@ -145,6 +147,19 @@ class PageCache:
     def end_owner(self, owner: str) -> None:
         """Say that a context will not come back: pages that only it used are evicted first."""
         self._tree.disown(owner)
+
+    def reset(self) -> None:
+        """Forget all content: every page is free. Owners are forgotten, too.
+
+        Raises:
+            InternalError: a lease is open.
+        """
+        if self._leases:
+            raise InternalError(f"The page cache was reset under {len(self._leases)} leases.")
+        self._evicted += self._tree.pages
+        self._pool = PagePool(self.total)
+        self._tree = PrefixTree(self._score, rescore=self._rescore)
+        self._private = 0
 
     def _require_open(self, lease: Lease) -> None:
         if not lease.open:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from agentrt.engine.model.rope import RopeConfig
-from agentrt.errors import ModelError
+from agentrt.errors import ModelError, ModelUnsupported
 
-__all__ = ["ARCHITECTURES", "ModelConfig"]
+__all__ = ["ARCHITECTURES", "ModelConfig", "ModelShape"]
 
 _DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -41,31 +41,46 @@ ARCHITECTURES: Mapping[str, _Family] = {
 
 
 @dataclass(frozen=True, slots=True)
-class ModelConfig:
-    """Shape of a dense decoder. Sizes are counts; ``windows`` has one entry a layer.
+class ModelShape:
+    """What pages, scheduling and sampling need to know of any decoder. Sizes are counts.
 
-    A layer with window ``w`` lets a token at position ``p`` see positions ``p - w + 1 .. p``; None
-    means all earlier ones.
+    ``windows`` has one entry a layer: with window ``w`` a token at position ``p`` sees positions
+    ``p - w + 1 .. p``; None means all earlier ones. ``dtype`` is the checkpoint's.
     """
 
     arch: str
     vocab_size: int
-    hidden_size: int
-    intermediate_size: int
     num_layers: int
     num_heads: int
     num_kv_heads: int
     head_dim: int
-    norm_eps: float
     max_positions: int
+    windows: tuple[int | None, ...]
+    dtype: str
+
+    def kv_bytes_per_token(self, dtype: str | None = None) -> int:
+        """Return the bytes of keys and values that one token occupies over all layers.
+
+        Args:
+            dtype: ``float32``, ``bfloat16`` or ``float16``; None is the checkpoint's own.
+        """
+        size = _DTYPE_BYTES[dtype or self.dtype]
+        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * size
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig(ModelShape):
+    """Shape of a dense decoder that we compute ourselves."""
+
+    hidden_size: int
+    intermediate_size: int
+    norm_eps: float
     rope: RopeConfig
     tied_embeddings: bool
     qk_norm: bool
     qkv_bias: bool
     out_bias: bool
     mlp_bias: bool
-    windows: tuple[int | None, ...]
-    dtype: str
 
     @classmethod
     def from_directory(cls, path: Path | str) -> ModelConfig:
@@ -138,15 +153,6 @@ class ModelConfig:
         embeddings = self.vocab_size * h * (1 if self.tied_embeddings else 2)
         return self.num_layers * (attention + mlp + norms) + h + embeddings
 
-    def kv_bytes_per_token(self, dtype: str | None = None) -> int:
-        """Return the bytes of keys and values that one token occupies over all layers.
-
-        Args:
-            dtype: ``float32``, ``bfloat16`` or ``float16``; None is the checkpoint's own.
-        """
-        size = _DTYPE_BYTES[dtype or self.dtype]
-        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * size
-
 
 def read_json(file: Path) -> dict[str, Any]:
     """Read one JSON object of a model directory.
@@ -183,9 +189,9 @@ class _Reader:
     def family(self) -> _Family:
         name = self._raw.get("model_type")
         if not isinstance(name, str) or name not in ARCHITECTURES:
-            raise self._error(
-                f"architecture {name!r} is not supported.",
-                f"Use a dense model of type {', '.join(ARCHITECTURES)}.",
+            raise ModelUnsupported(
+                f"{self._file}: architecture {name!r} is not supported.",
+                remedy=f"Use a dense model of type {', '.join(ARCHITECTURES)}.",
             )
         return ARCHITECTURES[name]
 
@@ -196,7 +202,9 @@ class _Reader:
             )
         activation = self._raw.get("hidden_act", "silu")
         if activation not in ("silu", "swish"):
-            raise self._error(f"hidden_act {activation!r} is not supported.", "Use silu.")
+            raise ModelUnsupported(
+                f"{self._file}: hidden_act {activation!r} is not supported.", remedy="Use silu."
+            )
 
     def count(self, key: str, default: int | None = None) -> int:
         value = self._raw.get(key)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 
-from agentrt.engine.attention.base import AttentionStep
+from agentrt.engine.attention.base import AttentionStep, RawAttentionStep
 from agentrt.engine.model.config import ModelConfig
-from agentrt.engine.model.linear import Linear
+from agentrt.engine.model.fused import FusedLayers
+from agentrt.engine.model.linear import Embedding, Linear, LinearLayer, PackedEmbedding
+from agentrt.engine.model.ops import SmallOps, TorchOps, rms_norm
 from agentrt.engine.model.rope import Rope, rotate
+
+if TYPE_CHECKING:
+    from agentrt.engine.attention.native.library import NativeLibrary
 
 __all__ = ["Decoder", "Layer"]
 
@@ -24,12 +29,12 @@ class Layer:
     """
 
     input_norm: torch.Tensor
-    qkv: Linear
+    qkv: LinearLayer
     qk_norm: torch.Tensor | None
-    out: Linear
+    out: LinearLayer
     mlp_norm: torch.Tensor
-    gate_up: Linear
-    down: Linear
+    gate_up: LinearLayer
+    down: LinearLayer
 
 
 class Decoder:
@@ -52,21 +57,43 @@ class Decoder:
         head: Linear,
     ) -> None:
         self.config = config
-        self._embedding = embedding
-        self._layers = tuple(layers)
+        self.dtype = embedding.dtype
+        self.device = embedding.device
+        self._embed: Embedding | PackedEmbedding = Embedding(embedding)
+        self._layers = list(layers)
         self._norm = norm
-        self._head = head
+        self._head: LinearLayer = head
         self._rope = Rope(config.rope, embedding.device)
+        self._ops: SmallOps = TorchOps()
+        self._fused: FusedLayers | None = None
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Return the dtype of weights and activations."""
-        return self._embedding.dtype
+    def rebuild(
+        self, linear: Callable[[LinearLayer], LinearLayer], ops: SmallOps | None = None
+    ) -> LinearLayer:
+        """Replace every linear layer by what ``linear`` makes of it, one after another.
 
-    @property
-    def device(self) -> torch.device:
-        """Return where the weights are."""
-        return self._embedding.device
+        The old layers are let go as they are replaced. Returns the new output layer.
+        """
+        for index, layer in enumerate(self._layers):
+            self._layers[index] = replace(
+                layer,
+                qkv=linear(layer.qkv),
+                out=linear(layer.out),
+                gate_up=linear(layer.gate_up),
+                down=linear(layer.down),
+            )
+        self._head = linear(self._head)
+        self._ops = ops or self._ops
+        return self._head
+
+    def fuse(self, library: NativeLibrary) -> None:
+        """Run each layer as one native call from now on, where all of them are packed."""
+        if FusedLayers.fits(self._layers):
+            self._fused = FusedLayers(library, self._layers, self.config.norm_eps)
+
+    def share_embedding(self, embed: PackedEmbedding) -> None:
+        """Look tokens up in ``embed`` from now on, and let the table go."""
+        self._embed = embed
 
     @torch.inference_mode()
     def forward(
@@ -87,38 +114,61 @@ class Decoder:
         Returns:
             Logits ``[R, vocab]`` in fp32.
         """
-        x = F.embedding(tokens, self._embedding)
-        cos, sin = self._rope.at(positions, x.dtype)
-        for index, layer in enumerate(self._layers):
-            x = x + self._attend(index, layer, self._rms(x, layer.input_norm), cos, sin, attention)
-            x = x + _mlp(layer, self._rms(x, layer.mlp_norm))
-        return self._head(self._rms(x[rows], self._norm)).float()
+        ops, eps = self._ops, self.config.norm_eps
+        x = self._embed(tokens)
+        delta: torch.Tensor | None = None
+        if self._fused is not None and isinstance(attention, RawAttentionStep):
+            delta = self._fused.run(x, attention, self._turns(positions))
+        else:
+            attend = self._attend_with(attention, positions, x.dtype)
+            for index, layer in enumerate(self._layers):
+                x, normed = ops.add_norm(x, delta, layer.input_norm, eps)
+                x, normed = ops.add_norm(x, attend(index, layer, normed), layer.mlp_norm, eps)
+                delta = layer.down(ops.silu_mul(layer.gate_up(normed)))
+        last = None if delta is None else delta[rows]
+        return self._head.wide(ops.add_norm(x[rows], last, self._norm, eps)[1])
+
+    def _turns(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return cosines and sines ``[T, head dim / 2]`` in fp32."""
+        cos, sin = self._rope.at(positions, torch.float32)
+        return cos.squeeze(1), sin.squeeze(1)
+
+    def _attend_with(
+        self, attention: AttentionStep, positions: torch.Tensor, dtype: torch.dtype
+    ) -> Callable[[int, Layer, torch.Tensor], torch.Tensor]:
+        """Return what computes the attention block of a layer on this batch."""
+        if isinstance(attention, RawAttentionStep):
+            turns = self._turns(positions)
+            return lambda index, layer, x: self._attend_raw(index, layer, x, attention, turns)
+        rotation = self._rope.at(positions, dtype)
+        return lambda index, layer, x: self._attend(index, layer, x, attention, rotation)
+
+    def _attend_raw(
+        self,
+        index: int,
+        layer: Layer,
+        x: torch.Tensor,
+        attention: RawAttentionStep,
+        rotation: tuple[torch.Tensor, torch.Tensor],
+    ) -> torch.Tensor:
+        heads = layer.qkv(x).view(x.shape[0], -1, self.config.head_dim)
+        eps = self.config.norm_eps
+        return layer.out(
+            attention.attend_raw(index, heads, layer.qk_norm, eps, rotation).flatten(1)
+        )
 
     def _attend(
         self,
         index: int,
         layer: Layer,
         x: torch.Tensor,
-        cos: torch.Tensor,
-        sin: torch.Tensor,
         attention: AttentionStep,
+        rotation: tuple[torch.Tensor, torch.Tensor],
     ) -> torch.Tensor:
         config = self.config
         heads = layer.qkv(x).view(x.shape[0], -1, config.head_dim)
         qk, v = heads.tensor_split((config.num_heads + config.num_kv_heads,), dim=1)
         if layer.qk_norm is not None:
-            qk = self._rms(qk, layer.qk_norm)
-        q, k = rotate(qk, cos, sin).tensor_split((config.num_heads,), dim=1)
+            qk = rms_norm(qk, layer.qk_norm, config.norm_eps)
+        q, k = rotate(qk, *rotation).tensor_split((config.num_heads,), dim=1)
         return layer.out(attention.attend(index, q, k, v).flatten(1))
-
-    def _rms(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """Normalise over the last dimension in fp32, round to the model's dtype, then scale."""
-        if x.dtype == torch.float32 and weight.dim() == 1:
-            return F.rms_norm(x, (x.shape[-1],), weight, self.config.norm_eps)
-        normed = F.rms_norm(x.float(), (x.shape[-1],), None, self.config.norm_eps)
-        return normed.to(x.dtype) * weight
-
-
-def _mlp(layer: Layer, x: torch.Tensor) -> torch.Tensor:
-    gate, up = layer.gate_up(x).chunk(2, dim=-1)
-    return layer.down(F.silu(gate) * up)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from agentrt.errors import ModelError
+from agentrt.errors import ModelError, ModelUnsupported
 
 __all__ = ["Rope", "RopeConfig", "rotate"]
 
@@ -43,7 +43,7 @@ class RopeConfig:
         kind = rope.get("rope_type") or rope.get("type") or "default"
         partial = rope.get("partial_rotary_factor", raw.get("partial_rotary_factor")) or 1.0
         if kind not in _KINDS or partial != 1.0:
-            raise ModelError(
+            raise ModelUnsupported(
                 f"{file}: rope type {kind!r} with partial factor {partial} is not supported.",
                 remedy=f"Use a model whose rope type is one of {', '.join(_KINDS)}.",
             )

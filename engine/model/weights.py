@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from agentrt.engine.model.config import ModelConfig, read_json
 from agentrt.engine.model.decoder import Decoder, Layer
+from agentrt.engine.model.header import TensorEntry, read_header
 from agentrt.engine.model.linear import Linear
 from agentrt.errors import ModelError
 
-__all__ = ["Checkpoint", "load_model", "tensor_shapes"]
+__all__ = ["Checkpoint", "Progress", "load_model", "tensor_shapes"]
 
 Shape = tuple[int, ...]
+Progress: TypeAlias = Callable[[int, int], None]
+"""Told bytes of weights that are in place, and in all."""
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
@@ -61,15 +63,6 @@ def _linears(config: ModelConfig) -> Iterator[tuple[str, int, int, bool]]:
     yield "mlp.down_proj", h, f, config.mlp_bias
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    """One tensor as its file's header describes it."""
-
-    file: Path
-    dtype: str
-    shape: Shape
-
-
 class Checkpoint:
     """The tensors of a model directory by name; opening it reads headers only.
 
@@ -79,9 +72,10 @@ class Checkpoint:
 
     def __init__(self, directory: Path | str) -> None:
         self.directory = Path(directory)
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[str, TensorEntry] = {}
+        self._promised: dict[str, Path] = {}
         for file in self._files():
-            for name, entry in _read_header(file).items():
+            for name, entry in read_header(file).items():
                 self._entries[name] = entry
 
     def _files(self) -> list[Path]:
@@ -91,7 +85,8 @@ class Checkpoint:
             names = read_json(index).get("weight_map")
             if not isinstance(names, Mapping) or not names:
                 raise ModelError(f"{index} has no weight_map.", remedy=_AGAIN)
-            files = [self.directory / name for name in sorted({str(n) for n in names.values()})]
+            self._promised = {str(name): self.directory / str(f) for name, f in names.items()}
+            files = sorted(set(self._promised.values()))
         else:
             files = [self.directory / _SINGLE]
         for file in files:
@@ -113,32 +108,74 @@ class Checkpoint:
         for name, shape in wanted.items():
             entry = self._entries.get(name)
             if entry is None:
-                raise ModelError(
-                    f"{self.directory}: the checkpoint lacks the tensor {name}.", remedy=_AGAIN
-                )
+                raise self.missing(name)
             if entry.shape != shape or entry.dtype not in _DTYPES:
-                raise ModelError(
-                    f"{entry.file}: {name} is {entry.dtype} {list(entry.shape)}, but config.json "
-                    f"asks for {list(shape)} in {', '.join(_DTYPES)}.",
-                    remedy="Use the config.json that belongs to these weights.",
-                )
+                raise self.misshapen(name, shape)
         for name in sorted(self._entries.keys() - wanted.keys()):
             if not _ignorable(name, config):
-                raise ModelError(
-                    f"{self._entries[name].file}: tensor {name} is not part of a dense "
-                    f"{config.arch} model.",
-                    remedy="Use an unquantized checkpoint of a supported architecture.",
-                )
+                raise self.surplus(name, f"a dense {config.arch} model")
 
-    def fill(self, targets: Mapping[str, torch.Tensor]) -> None:
-        """Copy tensors into ``targets`` (shapes already checked), converting the dtype."""
+    def names(self) -> Iterable[str]:
+        """Return the names of all tensors."""
+        return self._entries.keys()
+
+    def shape(self, name: str) -> Shape:
+        """Return the shape of a tensor that the checkpoint has."""
+        return self._entries[name].shape
+
+    def file(self, name: str) -> Path:
+        """Return the file of a tensor that the checkpoint has."""
+        return self._entries[name].file
+
+    def check_dtype(self, name: str) -> None:
+        """Raise ``ModelError`` if a tensor is of a dtype that is not read."""
+        if self._entries[name].dtype not in _DTYPES:
+            raise self.misshapen(name, self._entries[name].shape)
+
+    def missing(self, name: str) -> ModelError:
+        """Return the error for a tensor that is needed and not there."""
+        if name in self._promised:
+            return ModelError(
+                f"{self._promised[name]} lacks the tensor {name}, which {_INDEX} says it holds.",
+                remedy=_AGAIN,
+            )
+        return ModelError(
+            f"{self.directory}: the checkpoint lacks the tensor {name}.", remedy=_AGAIN
+        )
+
+    def misshapen(self, name: str, shape: Shape) -> ModelError:
+        """Return the error for a tensor that is not of ``shape`` or of no dtype that is read."""
+        entry = self._entries[name]
+        return ModelError(
+            f"{entry.file}: {name} is {entry.dtype} {list(entry.shape)}, but config.json "
+            f"asks for {list(shape)} in {', '.join(_DTYPES)}.",
+            remedy="Use the config.json that belongs to these weights.",
+        )
+
+    def surplus(self, name: str, model: str) -> ModelError:
+        """Return the error for a tensor that ``model`` has no use for."""
+        return ModelError(
+            f"{self._entries[name].file}: tensor {name} is not part of {model}.",
+            remedy="Use an unquantized checkpoint of a supported architecture.",
+        )
+
+    def fill(self, targets: Mapping[str, torch.Tensor], progress: Progress | None = None) -> None:
+        """Copy tensors into ``targets`` (shapes already checked), converting the dtype.
+
+        Files are memory-mapped: a tensor goes from the page cache straight into its target, and no
+        second copy of it is made.
+        """
         by_file: dict[Path, list[str]] = {}
         for name in targets:
             by_file.setdefault(self._entries[name].file, []).append(name)
+        done, total = 0, sum(target.nbytes for target in targets.values())
         for file, names in by_file.items():
             with safe_open(str(file), framework="pt") as source:
                 for name in names:
                     targets[name].copy_(source.get_tensor(name))
+                    done += targets[name].nbytes
+                    if progress is not None:
+                        progress(done, total)
 
 
 def _ignorable(name: str, config: ModelConfig) -> bool:
@@ -148,23 +185,12 @@ def _ignorable(name: str, config: ModelConfig) -> bool:
     return name.endswith("rotary_emb.inv_freq")
 
 
-def _read_header(file: Path) -> dict[str, _Entry]:
-    """Parse a safetensors header, and check that the file is as long as it says."""
-    try:
-        with safe_open(str(file), framework="pt") as source:
-            found = {}
-            for name in source.keys():  # noqa: SIM118 - not a mapping
-                part = source.get_slice(name)
-                found[name] = _Entry(file, part.get_dtype(), tuple(part.get_shape()))
-            return found
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise ModelError(
-            f"{file} is not a whole safetensors file: {error}.", remedy=_AGAIN
-        ) from error
-
-
 def load_model(
-    directory: Path | str, *, dtype: torch.dtype | None = None, device: str = "cpu"
+    directory: Path | str,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
 ) -> Decoder:
     """Load a decoder from a Hugging Face model directory.
 
@@ -172,19 +198,43 @@ def load_model(
         directory: holds ``config.json`` and safetensors.
         dtype: ``torch.float32`` or ``torch.bfloat16``; None takes the checkpoint's own.
         device: torch device of the weights.
+        progress: called after each tensor.
 
     Raises:
         ModelError: anything is missing, inconsistent or unsupported; found before weights are read.
     """
     config = ModelConfig.from_directory(directory)
-    chosen = getattr(torch, config.dtype) if dtype is None else dtype
+    chosen = computed_dtype(directory, config.dtype, dtype)
+    checkpoint = Checkpoint(directory)
+    checkpoint.check(config)
+    return build(checkpoint, config, chosen, device, progress)
+
+
+def computed_dtype(
+    directory: Path | str, own: str, asked: torch.dtype | None = None
+) -> torch.dtype:
+    """Return the dtype to compute in: what was asked for, else the checkpoint's ``own``.
+
+    Raises:
+        ModelError: it is neither float32 nor bfloat16.
+    """
+    chosen: torch.dtype = getattr(torch, own) if asked is None else asked
     if chosen not in (torch.float32, torch.bfloat16):
         raise ModelError(
             f"{directory}: {chosen} is not computed in.", remedy="Ask for float32 or bfloat16."
         )
-    checkpoint = Checkpoint(directory)
-    checkpoint.check(config)
-    return _Builder(config, chosen, device).build(checkpoint)
+    return chosen
+
+
+def build(
+    checkpoint: Checkpoint,
+    config: ModelConfig,
+    dtype: torch.dtype,
+    device: str,
+    progress: Progress | None = None,
+) -> Decoder:
+    """Read the weights of a checkpoint that was checked."""
+    return _Builder(config, dtype, device).build(checkpoint, progress)
 
 
 class _Builder:
@@ -197,14 +247,14 @@ class _Builder:
         self._shapes = tensor_shapes(config)
         self._targets: dict[str, torch.Tensor] = {}
 
-    def build(self, checkpoint: Checkpoint) -> Decoder:
+    def build(self, checkpoint: Checkpoint, progress: Progress | None = None) -> Decoder:
         """Allocate everything, fill it from the checkpoint, and put the decoder together."""
         config = self._config
         embedding = self._fused(["model.embed_tokens.weight"])
         layers = [self._layer(f"model.layers.{index}.") for index in range(config.num_layers)]
         norm = self._fused(["model.norm.weight"])
         head = embedding if config.tied_embeddings else self._fused(["lm_head.weight"])
-        checkpoint.fill(self._targets)
+        checkpoint.fill(self._targets, progress)
         return Decoder(config, embedding, layers, norm, Linear(head))
 
     def _fused(self, names: list[str]) -> torch.Tensor:

@@ -7,9 +7,11 @@ import statistics
 import pytest
 
 from agentrt.bench.settings import BenchSettings
-from agentrt.bench.transforms import redraw_gaps, scale_gaps, split_turns
+from agentrt.bench.transforms import redraw_gaps, scale_gaps, split_turns, with_told_turns
 from agentrt.bench.workload import ideal_counts
 from agentrt.errors import ConfigError
+from agentrt.scheduling.hints import NO_HINTS
+from agentrt.simulation.programs import ProgramRun
 from tests.bench.builders import program, small_workload, turn, workload
 
 
@@ -71,6 +73,19 @@ def test_deadlines_are_multiples_of_the_time_alone():
     assert played(deadline=3.0).programs[3].deadline == pytest.approx(2 * due.programs[3].deadline)
 
 
+def test_programs_tell_how_many_turns_they_have_left():
+    rows = [turn(10 + 11 * at, 1, gap=1.0, reused=11 * at) for at in range(3)]
+    told = with_told_turns(workload(program("p", *rows)))
+    run = ProgramRun(told.programs[0], arrival=0.0)
+    said = []
+    for _ in range(3):
+        said.append((run.hints.remaining_turns, run.is_last))
+        run.next_turns(0.0)
+    assert said == [(2, False), (1, False), (0, True)]
+    assert ProgramRun(workload(program("q", turn(9, 1))).programs[0], 0.0).hints == NO_HINTS
+    assert all(row.tells_turns for row in played(tell_turns=True).programs)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -83,6 +98,7 @@ def test_deadlines_are_multiples_of_the_time_alone():
         {"engine": "live", "host_tokens": 16},
         {"engine": "live", "weights": {"a": 1.0}},
         {"engine": "live", "deadline": 1.5},
+        {"engine": "live", "tell_turns": True},
     ],
 )
 def test_senseless_changes_are_refused(wrong):

@@ -19,11 +19,17 @@ from hypothesis import strategies as st
 from agentrt.bench.policies import ORACLES
 from agentrt.engine.attention.base import BatchLayout, SliceLayout
 from agentrt.engine.attention.torch_paged import TorchPagedAttention
+from agentrt.engine.cpu import choose_kernels, make_attention, prepare
+from agentrt.engine.draft import make_drafter
+from agentrt.engine.grammar import Grammar
 from agentrt.engine.kv import PageCache
+from agentrt.engine.masks import GrammarTurn, MaskWorker
+from agentrt.engine.matcher import GrammarCompiler
 from agentrt.engine.model.weights import load_model
 from agentrt.engine.params import SamplingParams
 from agentrt.engine.runner import TorchBackend
 from agentrt.engine.sampling import TurnSampling, draw_tokens
+from agentrt.engine.tokens import Tokenizer
 from agentrt.scheduling.plan import TurnFinished, TurnRequest
 from agentrt.scheduling.registry import make_policy
 from agentrt.scheduling.scheduler import Scheduler, SchedulerConfig
@@ -38,6 +44,11 @@ PENALISED = SamplingParams(
     temperature=1.2, repetition_penalty=1.2, frequency_penalty=0.3, presence_penalty=0.2, seed=-5
 )
 
+LETTERS = replace(GREEDY, grammar=Grammar.regex("([a-z]+ )*[a-z]{4}"))
+OBJECT = replace(SAMPLED, grammar=Grammar.json_object())
+PENALISED_DIGITS = replace(PENALISED, grammar=Grammar.regex("[0-9]+(, [0-9]+)*!"))
+GRAMMARS = [LETTERS, OBJECT, PENALISED_DIGITS]
+
 few = settings(
     max_examples=25,
     deadline=None,
@@ -51,14 +62,32 @@ def words(seed, count):
     return tuple(np.random.default_rng(seed).integers(4, VOCAB, count).tolist())
 
 
+PATHS = ["torch", pytest.param("native", marks=pytest.mark.requires_native)]
+
+
+@pytest.fixture(scope="module", params=PATHS)
+def kernels(request):
+    return choose_kernels(request.param, "cpu")
+
+
 @pytest.fixture(scope="module", params=["qwen3", "llama"])
-def model(request, tiny_models):
-    return load_model(tiny_models(request.param))
+def model(request, kernels, tiny_models):
+    model = load_model(tiny_models(request.param))
+    prepare(model, kernels)
+    model.kernels = kernels
+    return model
 
 
 @pytest.fixture(scope="module")
-def reference(model):
+def compiler(tiny_models):
+    tokenizer = Tokenizer.from_directory(tiny_models("qwen3"))
+    return GrammarCompiler(tokenizer, tokenizer.eos_ids)
+
+
+@pytest.fixture(scope="module")
+def reference(model, compiler):
     """``reference(prompt, params, count)``: each token from its whole prefix, alone."""
+    worker = MaskWorker(VOCAB)
 
     @cache
     def prefix_logits(prefix):
@@ -68,9 +97,14 @@ def reference(model):
         return model.forward(tokens, positions, step, torch.tensor([len(prefix) - 1]))
 
     def answer(prompt, params, count):
-        state = TurnSampling.start(params, params.seed or 0, torch.tensor(prompt), VOCAB)
+        grammar = params.grammar and GrammarTurn(compiler.compile(params.grammar), worker)
+        state = TurnSampling.start(
+            params, params.seed or 0, torch.tensor(prompt), VOCAB, grammar=grammar
+        )
         output = []
-        while len(output) < count:
+        while len(output) < count and not (grammar and grammar.done):
+            if grammar:
+                grammar.look_ahead()
             prefix = (*prompt, *output)
             [draw] = draw_tokens(prefix_logits(prefix), [state], [len(prefix)], [None])
             state.note(draw.token)
@@ -102,6 +136,7 @@ class Serving:
     budget: int = 16
     max_seqs: int = 4
     policy: str = "program-fcfs"
+    draft: str = "off"
 
 
 @dataclass
@@ -112,26 +147,65 @@ class Served:
     stats: dict[str, object] = field(default_factory=dict)
     asks: dict[str, Ask] = field(default_factory=dict)
     preemptions: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    steps: int = 0
+
+
+class Noisy:
+    """A drafter that knows the answers and gets a third of the tokens wrong, by place."""
+
+    def __init__(self, reference, asks):
+        self.reference, self.asks = reference, asks
+
+    def propose(self, asks, decodes, budget):
+        drafts = {}
+        for turn_id, tokens, limit in asks:
+            ask = self.asks[turn_id]
+            truth = ask.forced or self.reference(ask.prompt, ask.params, ask.count)
+            place = len(tokens) - len(ask.prompt)
+            count = min(limit, budget, 1 + place % 5)
+            right = truth[place : place + count]
+            drafts[turn_id] = [
+                (token + 1) % VOCAB if (place + i) % 3 == 2 else token
+                for i, token in enumerate(right)
+            ]
+            budget -= len(drafts[turn_id])
+        return drafts
+
+    def observe(self, plan, result, seconds):
+        pass
+
+    def closed(self, turn_id):
+        pass
 
 
 class Driver:
     """The engine's cycle without its thread: one step after the other, checked after each."""
 
-    def __init__(self, model, serving):
+    def __init__(self, model, serving, reference=None, compiler=None):
         policy = make_policy(serving.policy)
         retention = policy.retention
         kv = PageCache(serving.pages, serving.page_size, retention.score, rescore=retention.rescore)
         config = SchedulerConfig(token_budget=serving.budget, max_seqs=serving.max_seqs)
-        self.scheduler = Scheduler(kv, policy, config)
-        attention = TorchPagedAttention(model.config, serving.pages, serving.page_size, model.dtype)
+        attention = make_attention(
+            model.kernels, model.config, serving.pages, serving.page_size, model.dtype
+        )
         attention.kv.fill_(float("nan"))
         self.backend = TorchBackend(model, attention)
         self.served = Served()
+        self.compiler = compiler
+        if serving.draft == "noisy":
+            drafter = Noisy(reference, self.served.asks)
+        else:
+            drafter = make_drafter(serving.draft, self.backend.foresee)
+        self.scheduler = Scheduler(kv, policy, config, drafter=drafter)
         self.now = 0.0
 
     def submit(self, turn_id, ask):
         self.served.tokens[turn_id], self.served.asks[turn_id] = [], ask
-        self.backend.open(turn_id, ask.prompt, ask.params, ask.forced)
+        grammar = ask.params.grammar and self.compiler.compile(ask.params.grammar)
+        self.backend.open(turn_id, ask.prompt, ask.params, ask.forced, grammar=grammar)
         program = turn_id.split("+")[0]
         tokens = TokenList(ask.prompt)
         self.scheduler.submit(TurnRequest(turn_id, program, tokens, ask.count), self.now)
@@ -146,7 +220,10 @@ class Driver:
                 if ask.cancel_at == step:
                     self.scheduler.cancel(turn_id, self.now)
             if not self.step() and not waiting:
-                self.served.preemptions = self.scheduler.statistics().preemptions
+                figures = self.scheduler.statistics()
+                self.served.preemptions, self.served.steps = figures.preemptions, figures.steps
+                self.served.drafted = figures.drafted_tokens
+                self.served.accepted = figures.accepted_tokens
                 assert len(self.served.stats) == len(self.served.asks)
                 assert self.backend.open_turns == 0
                 return self.served
@@ -193,7 +270,7 @@ asks = st.builds(
     Ask,
     prompt=st.sampled_from(PROMPTS),
     count=st.integers(1, 9),
-    params=st.sampled_from([GREEDY, GREEDY, SAMPLED, PENALISED]),
+    params=st.sampled_from([GREEDY, GREEDY, SAMPLED, PENALISED, *GRAMMARS]),
     at=st.integers(0, 8),
     cancel_at=st.none() | st.none() | st.integers(0, 25),
     follow=st.booleans(),
@@ -202,29 +279,35 @@ asks = st.builds(
 LIVE = [spec for spec in POLICIES if spec not in ORACLES]
 # 40 + 9 tokens, answered, plus 3 + 9 of a follow-up: 61 tokens at most, the smallest pool's size.
 servings = st.builds(
-    lambda size, extra, budget, seqs, policy: Serving(
-        -(-61 // size) + extra, size, max(budget, seqs + 1), seqs, policy
+    lambda size, extra, budget, seqs, policy, draft: Serving(
+        -(-61 // size) + extra, size, max(budget, seqs + 1), seqs, policy, draft
     ),
     st.sampled_from([1, 4, 16]),
     st.sampled_from([0, 1, 3, 40]),
     st.sampled_from([2, 5, 16, 100]),
     st.integers(1, 4),
     st.sampled_from(LIVE),
+    st.sampled_from(["off", "ngram", "noisy"]),
 )
 
 
 class TestAnyServing:
     @few
     @given(st.lists(asks, min_size=1, max_size=5), servings)
-    def test_every_turn_answers_as_if_it_were_alone(self, model, reference, turns, serving):
-        check(Driver(model, serving).run(turns), reference)
+    def test_every_turn_answers_as_if_it_were_alone(
+        self, model, reference, compiler, turns, serving
+    ):
+        check(Driver(model, serving, reference, compiler).run(turns), reference)
 
     @few
     @given(st.lists(asks, min_size=1, max_size=3), servings, st.integers(0, 99))
-    def test_forced_output_comes_out_beside_others(self, model, reference, turns, serving, seed):
+    def test_forced_output_comes_out_beside_others(
+        self, model, reference, compiler, turns, serving, seed
+    ):
         recorded = words(seed, 9)
         forced = Ask(PROMPTS[0], 9, SAMPLED, forced=recorded, follow=True)
-        served = Driver(model, serving).run([*turns, replace(forced, count=len(recorded))])
+        driver = Driver(model, serving, reference, compiler)
+        served = driver.run([*turns, replace(forced, count=len(recorded))])
         check(served, reference)
         last = f"turn{len(turns)}"
         assert served.stats[last].reason == "stop"
@@ -262,6 +345,33 @@ class TestOneThingAtATime:
         assert sum(stats.preemptions for stats in served.stats.values()) == served.preemptions
         check(served, reference)
 
+    @pytest.mark.parametrize("params", [GREEDY, SAMPLED, PENALISED, *GRAMMARS])
+    def test_drafting(self, model, reference, compiler, params):
+        turns = [Ask(PROMPTS[i], 14, params) for i in (2, 3)]
+        plain = Driver(model, Serving(400), reference, compiler).run(turns)
+        drafted = Driver(model, Serving(400, draft="noisy"), reference, compiler).run(turns)
+        assert drafted.tokens == plain.tokens
+        assert drafted.drafted > drafted.accepted > 0
+        assert drafted.steps < plain.steps
+        check(drafted, reference)
+
+    @pytest.mark.parametrize("page_size", [1, 4])
+    def test_drafting_where_pages_are_short(self, model, reference, page_size):
+        turns = [Ask(words(seed, 40), 24) for seed in (21, 22)]
+        serving = Serving(96 // page_size, page_size, budget=100, draft="noisy")
+        served = Driver(model, serving, reference).run(turns)
+        assert served.preemptions >= 1
+        assert served.accepted > 0
+        check(served, reference)
+
+    def test_guesses_from_the_prompt_save_steps(self, model, reference):
+        recorded = PROMPTS[0][5:30]
+        turn = Ask((*PROMPTS[0], *PROMPTS[0][:5]), len(recorded), forced=recorded)
+        served = Driver(model, Serving(60, draft="ngram", budget=100)).run([turn])
+        assert served.tokens["turn0"] == list(recorded)
+        assert served.steps < len(recorded) // 2
+        check(served, reference)
+
     def test_cancelling_others(self, model, reference):
         turns = [Ask(PROMPTS[0], 20)] + [
             Ask(PROMPTS[i % 5], 20, SAMPLED, at=i, cancel_at=3 * i + 2) for i in range(1, 6)
@@ -287,9 +397,10 @@ class TestOneThingAtATime:
 class Recorder:
     """A decoder that keeps the logits of every row, by call."""
 
-    def __init__(self, model):
+    def __init__(self, model, kernels):
         self.config, self.device, self.dtype = model.config, model.device, model.dtype
         self.model = model
+        self.kernels = kernels
         self.rows = []
 
     def forward(self, tokens, positions, attention, rows):
@@ -299,7 +410,7 @@ class Recorder:
 
 
 @pytest.mark.parametrize("arch", ["qwen3", "llama", "mistral", "qwen2"])
-def test_bf16_logits_stay_within_the_rounding_of_bf16_itself(arch, tiny_models):
+def test_bf16_logits_stay_within_the_rounding_of_bf16_itself(arch, kernels, tiny_models):
     """The bound is measured: the error of plain bf16, whole prefix in one slice, against fp32."""
     directory = tiny_models(arch, torch_dtype="bfloat16")
     half = load_model(directory)
@@ -318,7 +429,8 @@ def test_bf16_logits_stay_within_the_rounding_of_bf16_itself(arch, tiny_models):
     most, usual = error.abs().max(), error.square().mean(dim=1).sqrt().max()
     assert 0 < usual < 0.1 * exact.std()
 
-    recorder = Recorder(half)
+    prepare(half, kernels)
+    recorder = Recorder(half, kernels)
     turn = Ask(prompt, len(recorded), forced=recorded)
     noise = [Ask(words(90 + i, 30), 20, at=3 * i) for i in range(3)]
     # The turn comes last, so its rows are known by their positions: nobody else reaches 70.

@@ -107,7 +107,7 @@ def test_the_dtype_is_the_files_unless_asked_otherwise(copy: Path) -> None:
 def test_tied_embeddings_share_their_memory(tiny_models: Callable[..., Path]) -> None:
     def storage(arch: str) -> tuple[int, int]:
         model = load_model(tiny_models(arch))
-        return model._embedding.data_ptr(), model._head.weight.data_ptr()
+        return model._embed.weight.data_ptr(), model._head.weight.data_ptr()
 
     tied, head = storage("qwen3")
     assert tied == head

@@ -13,12 +13,14 @@ from agentrt.scheduling import (
     make_policy,
     policy_names,
 )
+from agentrt.scheduling.drafting import DraftAsk
 from agentrt.scheduling.fake import FakeBackend
 from agentrt.scheduling.hints import NO_HINTS, TurnHints
 from agentrt.scheduling.plan import (
     Event,
     PinEnded,
     StepPlan,
+    StepResult,
     ToolEvent,
     ToolEventKind,
     TurnAdmitted,
@@ -95,6 +97,31 @@ class Seen:
         return 1.0
 
 
+class Guesses:
+    """A drafter that knows what the fake backend samples, and is wrong about every fifth place."""
+
+    def __init__(self) -> None:
+        self.open: set[str] = set()
+
+    def propose(self, asks: Sequence[DraftAsk], decodes: int, budget: int) -> dict[str, list[int]]:
+        drafts: dict[str, list[int]] = {}
+        assert 1 <= len(asks) <= decodes
+        for turn_id, tokens, limit in asks:
+            assert limit >= 1
+            self.open.add(turn_id)
+            first = len(tokens)
+            places = range(first, first + min(limit, budget, first % 7))
+            drafts[turn_id] = [place if place % 5 else -1 for place in places]
+            budget -= len(places)
+        return drafts
+
+    def observe(self, plan: StepPlan, result: StepResult, seconds: float) -> None:
+        assert seconds >= 0
+
+    def closed(self, turn_id: str) -> None:
+        self.open.discard(turn_id)
+
+
 def around(pool: int, page: int, host: int | None, seen: Seen) -> Surroundings:
     return Surroundings(
         prefill_seconds=lambda tokens: tokens * SECONDS_PER_TOKEN,
@@ -118,13 +145,15 @@ class Driver:
         config: SchedulerConfig | None = None,
         host: int | None = None,
         lags: Sequence[int] = (0,),
+        drafting: bool = False,
     ) -> None:
         self.config = config or SchedulerConfig(token_budget=16, max_seqs=4, max_wait=5.0)
         self.seen = Seen()
         made = make_policy(policy, around(pool, page, host, self.seen))
         self.kv = PageCache(pool, page, made.retention.score, rescore=made.retention.rescore)
         self.host = None if host is None else PageCache(host, page, program_score)
-        self.scheduler = Scheduler(self.kv, made, self.config, host=self.host)
+        self.drafter = Guesses() if drafting else None
+        self.scheduler = Scheduler(self.kv, made, self.config, host=self.host, drafter=self.drafter)
         self.backend = FakeBackend(seconds_per_token=SECONDS_PER_TOKEN)
         self.programs = programs
         self.log = Log()
@@ -236,7 +265,7 @@ class Driver:
             assert piece.count >= 1
             assert len(piece.pages) * page >= piece.start + piece.count
             length = len(self._tokens[piece.turn_id])
-            assert piece.sample == (piece.start + piece.count == length)
+            assert piece.sample == (piece.start + piece.count - len(piece.draft) == length)
             own = set(piece.pages[piece.start // page : -(-(piece.start + piece.count) // page)])
             assert not own & written, "two turns write the same page"
             written |= own

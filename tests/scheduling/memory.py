@@ -22,6 +22,7 @@ class Memory:
         for at in range(piece.start):
             page, slot = piece.pages[at // self._page], at % self._page
             assert self._pool.get((page, slot)) == ids[at], f"{piece.turn_id}: token {at} is lost"
+        ids = [*ids, *piece.draft]
         for at in range(piece.start, piece.start + piece.count):
             self._pool[piece.pages[at // self._page], at % self._page] = ids[at]
 

@@ -11,8 +11,9 @@ from agentrt.errors import ConfigError
 from agentrt.scheduling import Surroundings, make_policy
 from agentrt.scheduling.hints import NO_HINTS, TurnHints
 from agentrt.scheduling.policies.agentrt import INGREDIENTS, SizeOrder
+from agentrt.scheduling.policies.crowd import Crowd
 from agentrt.scheduling.policies.program_sizes import ProgramSizes
-from agentrt.scheduling.policies.residency import Residency, WorkingSets
+from agentrt.scheduling.policies.residency import Residency, Stage, WorkingSets
 from agentrt.scheduling.policies.return_times import (
     LONGEST,
     SHORTEST,
@@ -110,11 +111,9 @@ class TestProgramSizes:
 
 
 class TestOrder:
-    def order(self, max_wait=600.0, **options):
-        residency = Residency()
-        residency.opened(pool(max_wait=max_wait))
+    def order(self, dear=False, **options):
         settings = {"by_size": True, "heed_hints": True, "inside_first": True} | options
-        return SizeOrder(ProgramSizes(), residency, **settings)
+        return SizeOrder(ProgramSizes(), SimpleNamespace(dear=dear), **settings)
 
     def test_pinned_first_then_who_has_had_least(self):
         order = self.order()
@@ -129,8 +128,8 @@ class TestOrder:
         long = turn("long", hints=TurnHints(remaining_turns=400))
         assert sorted([long, plain, short], key=order) == [short, plain, long]
 
-    def test_a_short_bound_or_no_size_orders_by_arrival(self):
-        for order in (self.order(max_wait=120.0), self.order(by_size=False)):
+    def test_a_dear_bound_or_no_size_orders_by_arrival(self):
+        for order in (self.order(dear=True), self.order(by_size=False)):
             first, second = turn("a", service=900.0), turn("b")
             second.program.arrival = 5.0
             assert sorted([second, first], key=order) == [first, second]
@@ -141,32 +140,87 @@ class TestOrder:
         assert order.yields(turn("a", service=50.0).state) > order.yields(turn("b").state)
 
 
+class TestCrowd:
+    def crowd(self, waiting, max_wait=100.0):
+        residency = Residency()
+        view = pool(waiting=waiting, max_wait=max_wait)
+        residency.opened(view)
+        around = Surroundings(prefill_seconds=lambda tokens: tokens / 1000)
+        return Crowd(residency, around), residency, view
+
+    def test_the_price_is_a_prefill_for_each_that_waits_in_every_bound(self):
+        crowd, residency, view = self.crowd(waiting=5)
+        assert crowd.price() == 0.0  # nobody is inside: nothing is displaced
+        residency.sets.put("a", 1000, Stage.of(3, None))
+        residency.sets.put("b", 3000, Stage.of(3, None))
+        assert crowd.price() == pytest.approx(5 * 2.0 / 100)
+        view.max_wait = float("inf")
+        assert crowd.price() == 0.0
+
+    def test_a_crowd_counts_for_a_while_after_it_has_gone(self):
+        crowd, residency, view = self.crowd(waiting=10)
+        residency.sets.put(
+            "a", 4000, Stage.of(3, None)
+        )  # 10 * 4 s / 100 s: four times what is dear
+        some = turn("some")
+        crowd.submitted(some, 10.0)
+        assert (crowd.dear, crowd.epoch) == (True, 1)
+        view.waiting = 0
+        crowd.ended(some, "stop", 1000.0)
+        assert crowd.dear  # half as much every ten minutes
+        crowd.ended(some, "stop", 1500.0)
+        assert (crowd.dear, crowd.epoch) == (False, 2)
+        view.waiting = 2
+        crowd.submitted(some, 2000.0)
+        assert not crowd.dear
+
+
 class TestWorkingSets:
     def test_sums_add_up_after_every_change(self):
         sets = WorkingSets()
-        sets.put("a", 100, 3)
-        sets.put("b", 50, 5)
-        sets.put("a", 200, 20)
+        sets.put("a", 100, Stage.of(3, None))
+        sets.put("b", 50, Stage.of(5, None))
+        sets.put("a", 200, Stage.of(20, 3))
+        assert sets.mean_tokens == 125.0
         sets.drop("unknown")
         assert sorted((n, tokens) for _, n, tokens, _ in sets.groups()) == [(1, 50), (1, 200)]
         sets.drop("a")
         sets.drop("b")
         assert not len(sets)
+        assert sets.mean_tokens == 0.0
         assert list(sets.groups()) == []
 
     def test_a_newcomer_waits_while_those_inside_would_outgrow_the_pool(self):
         residency, sizes = Residency(), sizes_of(*[100] * 200)
         sizes.growth = 10.0
-        admission = WorkingSetAdmission(sizes, residency, z=0.0)
+        crowd = SimpleNamespace(dear=False)
+        admission = WorkingSetAdmission(sizes, residency, crowd)
         newcomer = turn("new", prompt_tokens=100, max_output=0)
         assert admission.verdict(newcomer, pool(capacity=50), 0.0) == "start"  # nobody is inside
         residency.started(turn("a", prompt_tokens=100, max_output=0), 0.0)
-        demand = admission.peak(100, 0)
-        assert 1300 < demand < 2 * 740  # two programs, 10 tokens a turn, in 64 turns nearly sure
+        demand = admission.peak(100, Stage.of(0, None))
+        assert 1300 < demand < 2 * 800  # two programs, 10 tokens a turn, in 64 turns nearly sure
+        crowd.dear = True
+        assert demand < admission.peak(100, Stage.of(0, None))  # guests need room
+        crowd.dear = False
         assert admission.verdict(newcomer, pool(capacity=int(demand) - 1), 0.0) == "wait"
         assert admission.verdict(newcomer, pool(capacity=int(demand) + 1), 0.0) == "start"
+        assert admission.peak(100, Stage.of(0, 8)) < demand - 500  # it says that it is short
         newcomer.pinned = True
         assert admission.verdict(newcomer, pool(capacity=1), 0.0) == "start"
+
+
+class TestStages:
+    def test_what_is_told_counts_until_the_program_ends(self):
+        residency, told = Residency(), turn("a", hints=TurnHints(remaining_turns=40))
+        assert residency.stage(told) == Stage.of(0, 40)
+        told.program.turns_served = 24
+        residency.pinned(told.state, 1.0)
+        assert [stage for stage, *_ in residency.sets.groups()] == [Stage.of(24, 16)]
+        residency.program_ended(told.program, 2.0)
+        plain = Turn(told.state)
+        assert residency.stage(plain) == Stage.of(24, None)
+        assert Residency(heed_hints=False).stage(told) == Stage.of(24, None)
 
 
 class TestGuests:

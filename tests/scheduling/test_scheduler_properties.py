@@ -72,10 +72,16 @@ lags = st.lists(st.integers(0, 30), min_size=1, max_size=4)
     config=configs,
     host=hosts,
     lags=lags,
+    drafting=st.booleans(),
 )
-def test_every_turn_ends_once_and_nothing_leaks(policy, programs, pool, config, host, lags):
-    driver = Driver(policy, programs, pool=pool, config=config, host=host, lags=lags)
+def test_every_turn_ends_once_and_nothing_leaks(
+    policy, programs, pool, config, host, lags, drafting
+):
+    driver = Driver(
+        policy, programs, pool=pool, config=config, host=host, lags=lags, drafting=drafting
+    )
     log = driver.run()
+    assert driver.drafter is None or not driver.drafter.open
     submitted = set(driver._where)
     assert set(log.stats) == submitted
     for turn_id, stats in log.stats.items():

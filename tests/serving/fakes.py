@@ -37,6 +37,9 @@ class CharTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(chr(token + 32) if token < 95 else "\n" for token in ids)
 
+    def definition(self) -> list[bytes]:
+        return [bytes([token + 32]) for token in range(95)] + [b""]
+
     def stream(self) -> CharStream:
         return CharStream(self)
 
@@ -116,6 +119,7 @@ class FakeRuntime:
         pages: int = 1024,
         page_size: int = 4,
         tenants: Mapping[str, TenantSettings] | None = None,
+        backend: type[FakeTurnBackend] = FakeTurnBackend,
         **config: Any,
     ) -> None:
         self.model_name = "fake"
@@ -132,7 +136,7 @@ class FakeRuntime:
         self.turns = itertools.count(1)
         policy, self.tenants = with_quotas(make_policy("fixed-ttl=30"), tenants or {})
         kv = PageCache(pages, page_size, policy.retention.score)
-        self.backend = FakeTurnBackend(
+        self.backend = backend(
             page_size, vocab_size=self.tokenizer.vocab_size, before=self.throttle.before
         )
         self.engine = Engine(

@@ -113,6 +113,47 @@ class TestOpenAI:
         assert len(scores.tokens) == len(scores.token_logprobs) == len(scores.text_offset)
         assert all(1 <= len(top) <= 2 for top in scores.top_logprobs)
 
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_demanded_calls_and_the_next_turn(self, client: openai.OpenAI, stream: bool) -> None:
+        level = {"type": "string", "enum": ["low", "high"]}
+        parameters = {
+            "type": "object",
+            "properties": {"level": level},
+            "required": ["level"],
+            "additionalProperties": False,
+        }
+        tool = {"type": "function", "function": {"name": "alarm", "parameters": parameters}}
+        asked = ask(f"Raise it. {stream}", max_tokens=400, tools=[tool], tool_choice="required")
+        asked["parallel_tool_calls"] = False
+        if stream:
+            with client.chat.completions.stream(**asked) as events:
+                answer = events.get_final_completion()
+        else:
+            answer = client.chat.completions.create(**asked)
+        assert answer.choices[0].finish_reason == "tool_calls"
+        [call] = answer.choices[0].message.tool_calls
+        assert call.function.name == "alarm"
+        assert json.loads(call.function.arguments)["level"] in ("low", "high")
+
+        said = answer.choices[0].message.model_dump(exclude_none=True)
+        result = {"role": "tool", "tool_call_id": call.id, "content": "raised"}
+        messages = [*asked["messages"], said, result]
+        more = client.chat.completions.create(**asked | {"messages": messages})
+        # The call was generated as these very tokens: what was computed for it is used again.
+        used = answer.usage if not stream else None
+        cached = more.usage.prompt_tokens_details.cached_tokens
+        assert cached >= (used.total_tokens - PAGE if used else PAGE)
+
+    def test_a_schema(self, client: openai.OpenAI) -> None:
+        schema = {"type": "array", "items": {"type": "boolean"}, "minItems": 2, "maxItems": 2}
+        form = {"type": "json_schema", "json_schema": {"name": "pair", "schema": schema}}
+        answer = client.chat.completions.create(
+            **ask("yes or no", max_tokens=90, temperature=1, seed=4, response_format=form)
+        )
+        value = json.loads(answer.choices[0].message.content)
+        assert len(value) == 2
+        assert all(isinstance(each, bool) for each in value)
+
     def test_errors_are_the_clients_own(self, client: openai.OpenAI) -> None:
         with pytest.raises(openai.BadRequestError, match="tool_choice"):
             client.chat.completions.create(**ask("x", tool_choice="required"))

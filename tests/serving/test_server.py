@@ -23,7 +23,7 @@ def test_models(shared: LiveServer) -> None:
     assert shared.http.get(f"{shared.url}/models/other").status_code == 404
 
 
-@pytest.mark.parametrize("path", ["/health", "/healthz", "/readyz"])
+@pytest.mark.parametrize("path", ["/health", "/healthz", "/ready", "/readyz"])
 def test_health(shared: LiveServer, path: str) -> None:
     assert shared.http.get(f"{shared.root}{path}").json() == {"status": "running"}
 
@@ -107,8 +107,8 @@ class TestFailures:
 
         live.runtime.backend.before = broken
         response = live.http.post(f"{live.url}/chat/completions", json=chat_body(stream=stream))
-        assert response.status_code == (200 if stream else 500)
-        assert '"code":"internal_error"' in response.text
+        assert response.status_code == (200 if stream else 503)
+        assert '"code":"engine_fault"' in response.text
         assert response.text.endswith("[DONE]\n\n") == stream
         live.wait_for("agentrt_requests_total", 1, finish_reason="failed")
 

@@ -2,8 +2,8 @@
 
     tenants    by two-level virtual time, where there are weights (``fairness.py``)
     order      preempted > aged past ``max_wait`` > those whose KV is pinned > the others; in each
-               by program size: ``4 (n + R) + R`` for n turns served and R left
-    R          hinted (``remaining_turns``); else the mean of programs, whatever was served
+               by program size: turns served and left
+    left       hinted (``remaining_turns``); else the mean of programs, whatever was served
     admission  newcomers start when the working sets inside will go on fitting
                (``working_set.py``)
     retention  pins last as long as their contexts are likely to be away (``return_times.py``)
@@ -13,9 +13,9 @@
     host tier  what is cheaper to load than to compute is kept there (``tiers.py``)
 
 Without hints this is least attained service, in turns of average service: a newcomer has more
-chance to be short than a program that has gone on for long. With hints it is near shortest job
-first; the whole size weighs more than the rest, since what counts is a program's slowdown. Where
-more wait than can be called in within ``max_wait`` at a fair price, programs wait in the order of
+chance to be short than a program that has gone on for long. With hints the shortest goes first, by
+its whole size and not by what is left of it, since what counts is a program's slowdown. Where more
+wait than can be called in within ``max_wait`` at a fair price, programs wait in the order of
 arrival instead, since new ones are cheap to bring back (``crowd.py``).
 
 Every ingredient can be switched off: ``agentrt=no-size,no-admission``.
@@ -60,8 +60,6 @@ INGREDIENTS = (
 )
 """What ``no-NAME`` switches off."""
 
-WHOLE, REST = 4.0, 1.0
-"""Weights of a program's whole size and of what is left of it."""
 PLAIN_TTL = 30.0
 
 
@@ -106,10 +104,8 @@ class SizeOrder(Listener):
     def _index(self, program: ProgramView) -> float:
         total = self._hinted.get(program.program_id)
         if total is not None:
-            left = float(max(0, total - program.turns_served))
-            return WHOLE * (program.turns_served + left) + REST * left
-        left = self._sizes.mean_turns
-        return WHOLE * (program.service / self._sizes.turn_seconds + left) + REST * left
+            return float(max(total, program.turns_served))
+        return program.service / self._sizes.turn_seconds + self._sizes.mean_turns
 
     def yields(self, context: ContextView) -> float:
         """Return how readily a program's pin is broken: the last in order first."""
@@ -147,7 +143,10 @@ def agentrt(argument: str | None, around: Surroundings) -> Policy:
     """
     off = _switches(argument)
     tiered = around.reload_seconds is not None
-    sizes, residency = ProgramSizes(), Residency(guests="guests" not in off)
+    sizes, residency = (
+        ProgramSizes(),
+        Residency(guests="guests" not in off, heed_hints="hints" not in off),
+    )
     crowd = Crowd(residency, around)
     away = AwayContexts(heed_tools="tool-events" not in off)
     # With a host tier programs need no place of their own: what they lose is cheap to bring back.

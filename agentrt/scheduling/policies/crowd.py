@@ -19,7 +19,7 @@ from agentrt.scheduling.surroundings import Surroundings
 
 __all__ = ["Crowd"]
 
-DEAR, CHEAP = 0.1, 0.05
+DEAR, CHEAP = 0.25, 0.1
 """Shares of all time: above the one a crowd begins, below the other it is over."""
 HALF_LIFE = 600.0
 """Seconds: crowds come back, so that one that was there counts for half after this time."""
@@ -55,8 +55,9 @@ class Crowd(Listener):
             self.epoch += 1
 
     def price(self) -> float:
-        """Return the share of all time that calling in those who wait would take."""
+        """Return the share of all time that calling in those who wait would take, at most 1."""
         pool, sets = self._residency.pool, self._residency.sets
         if pool is None or not sets:
             return 0.0
-        return pool.waiting * self._prefill(round(sets.mean_tokens)) / pool.max_wait
+        seconds = pool.waiting * self._prefill(round(sets.mean_tokens))
+        return seconds / pool.max_wait if seconds < pool.max_wait else 1.0

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from agentrt.scheduling.plan import FinishReason, PinOutcome
 from agentrt.scheduling.policy import ContextView, Listener, PoolView, ProgramView, TurnView
 
-__all__ = ["Residency", "WorkingSets"]
+__all__ = ["Residency", "Stage", "WorkingSets"]
 
 TURNS_A_BUCKET = 8
 
@@ -33,12 +33,30 @@ class _Bucket:
         self.squares += sign * float(tokens) * tokens
 
 
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """How far a program is, roughly: turns served, or turns left where that is told."""
+
+    told: bool
+    bucket: int
+
+    @classmethod
+    def of(cls, served: int, left: int | None) -> Stage:
+        """Return the stage of a program that says how many turns are left, or does not."""
+        return cls(left is not None, (served if left is None else left) // TURNS_A_BUCKET)
+
+    @property
+    def turns(self) -> int:
+        """The middle of the stage, in turns."""
+        return self.bucket * TURNS_A_BUCKET + TURNS_A_BUCKET // 2
+
+
 class WorkingSets:
-    """Sizes of the contexts inside, summed by the turns that their programs have served."""
+    """Sizes of the contexts inside, summed by the stages of their programs."""
 
     def __init__(self) -> None:
-        self._entries: dict[str, tuple[int, int]] = {}
-        self._buckets: dict[int, _Bucket] = {}
+        self._entries: dict[str, tuple[int, Stage]] = {}
+        self._buckets: dict[Stage, _Bucket] = {}
         self._tokens = 0
 
     def __len__(self) -> int:
@@ -49,39 +67,39 @@ class WorkingSets:
         """What a context holds on average; 0 if there is none."""
         return self._tokens / len(self._entries) if self._entries else 0.0
 
-    def put(self, owner: str, tokens: int, served: int) -> None:
-        """Note that a context holds ``tokens``; its program has served so many turns."""
+    def put(self, owner: str, tokens: int, stage: Stage) -> None:
+        """Note that a context holds ``tokens``, and how far its program is."""
         self.drop(owner)
-        bucket = served // TURNS_A_BUCKET
-        self._entries[owner] = (tokens, bucket)
+        self._entries[owner] = (tokens, stage)
         self._tokens += tokens
-        self._buckets.setdefault(bucket, _Bucket()).add(tokens, 1)
+        self._buckets.setdefault(stage, _Bucket()).add(tokens, 1)
 
     def drop(self, owner: str) -> None:
         """Note that a context holds nothing any more."""
         entry = self._entries.pop(owner, None)
         if entry is None:
             return
-        tokens, bucket = entry
+        tokens, stage = entry
         self._tokens -= tokens
-        self._buckets[bucket].add(tokens, -1)
-        if self._buckets[bucket].count == 0:
-            del self._buckets[bucket]
+        self._buckets[stage].add(tokens, -1)
+        if self._buckets[stage].count == 0:
+            del self._buckets[stage]
 
-    def groups(self) -> Iterator[tuple[int, int, float, float]]:
-        """Yield turns served (about), contexts, their tokens and the squares of these."""
-        for bucket, held in self._buckets.items():
-            yield _middle(bucket), held.count, held.tokens, held.squares
-
-
-def _middle(bucket: int) -> int:
-    return bucket * TURNS_A_BUCKET + TURNS_A_BUCKET // 2
+    def groups(self) -> Iterator[tuple[Stage, int, float, float]]:
+        """Yield stages with their contexts, the tokens of these and their squares."""
+        for stage, held in self._buckets.items():
+            yield stage, held.count, held.tokens, held.squares
 
 
 class Residency(Listener):
-    """Keeps track of what is inside, and of guests; without ``guests`` there are none."""
+    """Keeps track of what is inside, and of guests; without ``guests`` there are none.
 
-    def __init__(self, *, guests: bool = True) -> None:
+    With ``heed_hints`` a program's stage is what it tells of the turns that it has left.
+    """
+
+    def __init__(self, *, guests: bool = True, heed_hints: bool = True) -> None:
+        self._heeds_hints = heed_hints
+        self._lengths: dict[str, int] = {}
         self.sets = WorkingSets()
         self._takes_guests = guests
         self._guests: set[TurnView] = set()
@@ -111,7 +129,19 @@ class Residency(Listener):
         inside, self._returning = self._returning == owner, None
         if self._takes_guests and not inside and self._aged(turn, now):
             self._guests.add(turn)
-        self.sets.put(owner, turn.prompt_tokens + turn.max_output, turn.program.turns_served)
+        self.sets.put(owner, turn.prompt_tokens + turn.max_output, self.stage(turn))
+
+    def stage(self, turn: TurnView) -> Stage:
+        """Return how far a turn's program is, and keep what it tells."""
+        left, program = turn.hints.remaining_turns, turn.program
+        if self._heeds_hints and left is not None:
+            self._lengths[program.program_id] = program.turns_served + left
+        return self._stage(program)
+
+    def _stage(self, program: ProgramView) -> Stage:
+        whole = self._lengths.get(program.program_id)
+        left = None if whole is None else max(0, whole - program.turns_served)
+        return Stage.of(program.turns_served, left)
 
     def _aged(self, turn: TurnView, now: float) -> bool:
         return self._pool is not None and now >= turn.submitted + self._pool.max_wait
@@ -133,7 +163,7 @@ class Residency(Listener):
 
     def pinned(self, context: ContextView, now: float) -> None:
         """Note what the context holds while it is away."""
-        self.sets.put(context.owner, context.length, context.program.turns_served)
+        self.sets.put(context.owner, context.length, self._stage(context.program))
 
     def unpinned(self, context: ContextView, outcome: PinOutcome, now: float) -> None:
         """Note that it holds nothing now; a pin is handed off just before its next turn starts."""
@@ -142,6 +172,7 @@ class Residency(Listener):
 
     def program_ended(self, program: ProgramView, now: float) -> None:
         """Forget a program."""
+        self._lengths.pop(program.program_id, None)
         self._guests = {turn for turn in self._guests if turn.program is not program}
         for context in program.contexts.values():
             self.sets.drop(context.owner)

@@ -3,7 +3,7 @@
 Past-Future (ASPLOS'25) looks at the running turns' memory over future points in time; here the same
 is asked of programs, over future turns. With contexts ``i`` inside that hold ``c_i`` tokens after
 ``n_i`` turns, ``g`` tokens of growth a turn, and ``S_i(k)`` the chance that a program goes on for
-more than ``k`` turns (``program_sizes.py``), demand after ``k`` more turns has::
+more than ``k`` turns (``program_sizes.py``, or what it tells), demand after ``k`` more turns has::
 
     mean(k) = sum_i S_i(k) (c_i + k g)        variance(k) = sum_i S_i(k) (1 - S_i(k)) (c_i + k g)^2
 
@@ -17,7 +17,7 @@ import math
 
 from agentrt.scheduling.policies.crowd import Crowd
 from agentrt.scheduling.policies.program_sizes import ProgramSizes
-from agentrt.scheduling.policies.residency import Residency
+from agentrt.scheduling.policies.residency import Residency, Stage
 from agentrt.scheduling.policy import AdmitAll, PoolView, TurnView, Verdict
 
 __all__ = ["WorkingSetAdmission"]
@@ -37,7 +37,7 @@ class WorkingSetAdmission(AdmitAll):
         self._sizes = sizes
         self._residency = residency
         self._crowd = crowd
-        self._chances: dict[int, tuple[float, ...]] = {}
+        self._chances: dict[Stage, tuple[float, ...]] = {}
         self._version = -1
 
     def verdict(self, turn: TurnView, pool: PoolView, now: float) -> Verdict:
@@ -45,15 +45,16 @@ class WorkingSetAdmission(AdmitAll):
         if turn.pinned or not self._residency.sets:
             return "start"
         tokens = turn.prompt_tokens + turn.max_output
-        return "start" if self.peak(tokens, turn.program_turns) <= pool.capacity else "wait"
+        stage = self._residency.stage(turn)
+        return "start" if self.peak(tokens, stage) <= pool.capacity else "wait"
 
-    def peak(self, tokens: int, served: int) -> float:
+    def peak(self, tokens: int, stage: Stage) -> float:
         """Return the largest demand over the horizon, in tokens, with a newcomer of that size."""
         held = [
-            (self._chance(about), count, sum_, squares)
-            for about, count, sum_, squares in self._residency.sets.groups()
+            (self._chance(of), count, sum_, squares)
+            for of, count, sum_, squares in self._residency.sets.groups()
         ]
-        held.append((self._chance(served), 1, float(tokens), float(tokens) ** 2))
+        held.append((self._chance(stage), 1, float(tokens), float(tokens) ** 2))
         growth, most = self._sizes.growth, 0.0
         margin = GUEST_MARGIN if self._crowd.dear else MARGIN
         for point, ahead in enumerate(HORIZON):
@@ -67,13 +68,18 @@ class WorkingSetAdmission(AdmitAll):
             most = max(most, mean + margin * math.sqrt(variance))
         return most
 
-    def _chance(self, served: int) -> tuple[float, ...]:
+    def _chance(self, stage: Stage) -> tuple[float, ...]:
         """Return the chances to go on past each point of the horizon."""
         if self._version != self._sizes.version:
             self._version = self._sizes.version
             self._chances.clear()
-        found = self._chances.get(served)
+        found = self._chances.get(stage)
         if found is None:
-            found = tuple(self._sizes.survival(served, ahead) for ahead in HORIZON)
-            self._chances[served] = found
+            turns = stage.turns
+            found = (
+                tuple(float(ahead <= turns) for ahead in HORIZON)
+                if stage.told
+                else tuple(self._sizes.survival(turns, ahead) for ahead in HORIZON)
+            )
+            self._chances[stage] = found
         return found

@@ -1,0 +1,41 @@
+"""What a loaded model looks like to whoever runs it, however it is computed."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+from agentrt.engine.attention.base import AttentionStep
+from agentrt.engine.model.config import ModelShape
+
+__all__ = ["Model"]
+
+
+class Model(Protocol):
+    """Computes logits; keeps no state between calls: keys and values live in the attention."""
+
+    @property
+    def config(self) -> ModelShape:
+        """Return the model's shape."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Return the dtype of weights and activations."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the weights are."""
+        ...
+
+    def forward(
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        attention: AttentionStep,
+        rows: torch.Tensor,
+    ) -> torch.Tensor:
+        """Run a batch; see :meth:`agentrt.engine.model.decoder.Decoder.forward`."""
+        ...

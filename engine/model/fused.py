@@ -1,0 +1,71 @@
+"""Whole decoder layers in one call each, where all of a model's linear layers are packed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from agentrt.engine.attention.base import RawAttentionStep
+from agentrt.engine.model.linear import LinearLayer, PackedLinear
+
+if TYPE_CHECKING:
+    from agentrt.engine.attention.native.library import NativeLibrary
+    from agentrt.engine.model.decoder import Layer
+
+__all__ = ["FusedLayers"]
+
+
+class FusedLayers:
+    """Runs layers through the native operator ``layer``: a way to Python costs as much as a norm.
+
+    Args:
+        library: the kernels.
+        layers: the model's layers, all of them on :class:`PackedLinear`.
+        eps: of the norms.
+    """
+
+    def __init__(self, library: NativeLibrary, layers: Sequence[Layer], eps: float) -> None:
+        self._run = library.layer
+        self._weights = [_weights(layer) for layer in layers]
+        self._eps = eps
+
+    @staticmethod
+    def fits(layers: Sequence[Layer]) -> bool:
+        """Say whether every linear layer is packed."""
+        return all(
+            isinstance(linear, PackedLinear)
+            for layer in layers
+            for linear in (layer.qkv, layer.out, layer.gate_up, layer.down)
+        )
+
+    def run(
+        self,
+        x: torch.Tensor,
+        attention: RawAttentionStep,
+        rotation: tuple[torch.Tensor, torch.Tensor],
+    ) -> torch.Tensor | None:
+        """Run all layers over ``x [T, hidden]``, in place; returns what is still to be added."""
+        delta: torch.Tensor | None = None
+        for index, weights in enumerate(self._weights):
+            operands = attention.operands(index)
+            delta = self._run(x, delta, *weights, self._eps, *rotation, *operands)
+        return delta
+
+
+def _weights(layer: Layer) -> tuple[torch.Tensor | None, ...]:
+    return (
+        layer.input_norm,
+        *_packed(layer.qkv),
+        layer.qk_norm,
+        *_packed(layer.out),
+        layer.mlp_norm,
+        *_packed(layer.gate_up),
+        *_packed(layer.down),
+    )
+
+
+def _packed(linear: LinearLayer) -> tuple[torch.Tensor, torch.Tensor | None]:
+    assert isinstance(linear, PackedLinear)
+    return linear.packed, linear.bias
