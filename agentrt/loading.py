@@ -43,11 +43,12 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model with its tokenizer and the name that it is served under."""
+    """A model with its tokenizer, the name that it is served under, and where its files are."""
 
     model: Model
     tokenizer: Tokenizer
     name: str
+    directory: Path
 
 
 def load(wanted: Wanted, progress: Callable[[int, int], None] | None = None) -> Loaded:
@@ -73,7 +74,7 @@ def load(wanted: Wanted, progress: Callable[[int, int], None] | None = None) -> 
     source = open_source(found.directory, dtype=wanted.dtype, implementation=wanted.implementation)
     tokenizer = Tokenizer.from_directory(found.directory)
     _check_memory(source, found.directory, wanted)
-    return Loaded(source.load(wanted.device, progress), tokenizer, found.name)
+    return Loaded(source.load(wanted.device, progress), tokenizer, found.name, found.directory)
 
 
 def _check_memory(source: ModelSource, directory: Path, wanted: Wanted) -> None:

@@ -20,10 +20,12 @@ from agentrt.sandbox.base import Sandbox, SandboxSpec
 from agentrt.scheduling.graph_declared import Edge, Step
 from agentrt.scheduling.hints import NO_HINTS, TurnHints
 from agentrt.scheduling.plan import FinishReason, ToolEvent, TurnStats
+from agentrt.streaming import OpenChat
 from agentrt.tools import ReportingSandbox
 
 if TYPE_CHECKING:
     from agentrt.engine.backend import TokenLogprob
+    from agentrt.engine.opened import OpenTurn
     from agentrt.engine.tokens import PromptBuilder, Tokenizer
 
 __all__ = ["ChatStream", "Program", "TurnResult"]
@@ -221,19 +223,19 @@ class Program:
         next_tool: str | None = None,
         last: bool = False,
         hints: TurnHints = NO_HINTS,
+        opened: OpenChat | None = None,
     ) -> ChatStream:
         """Hand in a turn of chat messages and return its chunks as they come.
 
         A message list that continues this context's last one, answer included, is rendered so that
-        the tokens continue it too: what is cached of it is not computed again.
+        the tokens continue it too: what is cached of it is not computed again. ``opened`` is what
+        ``open_chat`` returned for these messages while the last of them was not complete.
 
         Raises:
             InvalidRequest: the messages do not fit the model's chat template.
             ProgramTooLarge, QueueFull, BackendUnavailable: the turn was not taken.
         """
-        builder = self._builders.get(context)
-        if builder is None:
-            builder = self._builders[context] = self._parts.make_builder()
+        builder = self._builder(context)
         prompt = builder.build(messages, tools)
         forced = None if forced_text is None else self._recorded(forced_text)
 
@@ -241,7 +243,55 @@ class Program:
             builder.note_output(tokens, {"role": "assistant", "content": text})
 
         asked = (prompt, sampling, context, forced, next_tool, last, hints)
-        return await self._submit(*asked, note=note)
+        turn = None if opened is None else opened.take()
+        try:
+            return await self._submit(*asked, note=note, opened=turn)
+        except BaseException:
+            if turn is not None:
+                turn.close()
+            raise
+
+    def _builder(self, context: str) -> PromptBuilder:
+        builder = self._builders.get(context)
+        if builder is None:
+            builder = self._builders[context] = self._parts.make_builder()
+        return builder
+
+    def open_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        context: str = "main",
+    ) -> OpenChat:
+        """Open the next turn of a context while the last message is still being written.
+
+        ::
+
+            with program.open_chat([*messages, {"role": "tool", "content": ""}]) as opened:
+                done = await box.exec("pytest -q", feed=opened)
+                messages.append({"role": "tool", "content": done.stdout.decode()})
+                reply = await program.chat(messages, opened=opened)
+
+        What is written is computed while the tool runs; the turn's first token then comes sooner,
+        and its answer is the same.
+
+        Raises:
+            InvalidRequest: the messages do not fit the model's chat template.
+        """
+        prompt = self._builder(context).begin(messages, tools)
+        opened = OpenChat(
+            prompt, lambda tokens: self._open_turn(tokens, context), self._parts.check_length
+        )
+        content = messages[-1].get("content")
+        opened.write(content if isinstance(content, str) else "")
+        return opened
+
+    def _open_turn(self, tokens: Sequence[int], context: str) -> OpenTurn:
+        turn_id = self._parts.new_turn_id(self.program_id)
+        return self._parts.engine.open(
+            tokens, turn_id=turn_id, program_id=self.program_id, context=context
+        )
 
     async def chat(
         self,
@@ -254,6 +304,7 @@ class Program:
         next_tool: str | None = None,
         last: bool = False,
         hints: TurnHints = NO_HINTS,
+        opened: OpenChat | None = None,
     ) -> TurnResult:
         """Run a turn of chat messages to its end. Arguments and errors as ``chat_stream``'s."""
         stream = await self.chat_stream(
@@ -265,6 +316,7 @@ class Program:
             next_tool=next_tool,
             last=last,
             hints=hints,
+            opened=opened,
         )
         async with stream:
             return await stream.result()
@@ -286,6 +338,7 @@ class Program:
         hints: TurnHints,
         *,
         note: Callable[[Sequence[int], str], None],
+        opened: OpenTurn | None = None,
     ) -> ChatStream:
         parts = self._parts
         asked = sampling or SamplingParams()
@@ -307,7 +360,7 @@ class Program:
         self._note_turn(started=True)
         ended = self._turn_ender(turn_id)
         try:
-            stream = await parts.engine.submit(request)
+            stream = await (opened.seal if opened is not None else parts.engine.submit)(request)
         except BaseException:
             ended()
             raise

@@ -21,7 +21,6 @@ from agentrt.program import Program, ProgramParts
 from agentrt.resources.governor import Governor, GovernorConfig
 from agentrt.resources.intent import Intent, merged
 from agentrt.scheduling import (
-    OnlinePrefillCost,
     Scheduler,
     SchedulerConfig,
     Surroundings,
@@ -29,7 +28,7 @@ from agentrt.scheduling import (
 )
 from agentrt.scheduling.fairness import by_tenants
 from agentrt.scheduling.plan import Event
-from agentrt.scheduling.policy import Policy
+from agentrt.scheduling.policy import Policy, lru_score
 from agentrt.scheduling.tenants import TenantBook, TenantSettings, with_quotas
 from agentrt.tools import tool_name
 
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
     from agentrt.engine.tokens import Tokenizer
     from agentrt.sandbox.base import Sandbox, SandboxSpec
     from agentrt.sandbox.choose import Choice
+    from agentrt.tiering import Costs
 
 __all__ = ["Runtime", "RuntimeConfig"]
 
@@ -69,6 +69,15 @@ class RuntimeConfig:
             attention on our pages, ``auto`` our own where it knows the architecture.
         policy: a scheduling policy's name, see ``agentrt.scheduling.policy_names``.
         pool_tokens: KV tokens; None takes a quarter of the free memory, at most 131,072 tokens.
+        host_kv_bytes: host memory for KV that has no place in the pool; 0: none. What is copied
+            there and back is the policy's decision.
+        kv_dtype: what KV is kept as: ``auto`` (the model's dtype), ``int8`` or ``fp8``, which take
+            about half of bfloat16's memory, and round; both use the pure-torch attention.
+        kv_files: directory for files of KV that leaves host memory, and of all that is there at the
+            end: a later start finds it again. None: none.
+        kv_files_bytes: bytes that these files may take, for each model.
+        measure: measure what prefill and reload cost, for policies that weigh them; a few seconds
+            at the first start, then remembered in the cache directory.
         page_size: tokens a KV page holds.
         max_seqs: turns that run at the same time at most.
         token_budget: tokens a step computes at most.
@@ -94,6 +103,11 @@ class RuntimeConfig:
     model_impl: Implementation = "auto"
     policy: str = "agentrt"
     pool_tokens: int | None = None
+    host_kv_bytes: int = 0
+    kv_dtype: str = "auto"
+    kv_files: str | None = None
+    kv_files_bytes: int = 8 << 30
+    measure: bool = True
     page_size: int = 16
     max_seqs: int = 64
     token_budget: int = 512
@@ -185,16 +199,8 @@ class Runtime:
             loaded = await anyio.to_thread.run_sync(_load, config, on_load)
             kernels = await anyio.to_thread.run_sync(_prepare, config, loaded.model)
             model, tokenizer, name = loaded.model, loaded.tokenizer, loaded.name
-            engine, tenants = _assemble(
-                config,
-                model,
-                kernels,
-                tokenizer,
-                name,
-                on_event=on_event,
-                on_step=on_step,
-                clock=clock,
-            )
+            assemble = partial(_assemble, on_event=on_event, on_step=on_step, clock=clock)
+            engine, tenants = await anyio.to_thread.run_sync(assemble, config, loaded, kernels)
             await stack.enter_async_context(engine)
             runtime = cls(config, engine, model, tokenizer, name, choice, clock, tenants, governor)
             stack.push_async_callback(runtime._end_programs)
@@ -340,10 +346,8 @@ def _dtype(name: str, device: str) -> torch.dtype:
 
 def _assemble(
     config: RuntimeConfig,
-    model: Model,
+    loaded: Loaded,
     kernels: Kernels,
-    tokenizer: Tokenizer,
-    name: str,
     *,
     on_event: Callable[[Event], None] | None,
     on_step: OnStep | None,
@@ -358,24 +362,41 @@ def _assemble(
     from agentrt.engine.pace import PacedBackend, allowed_threads
     from agentrt.engine.runner import TorchBackend
     from agentrt.engine.tuner import ThreadTuner
+    from agentrt.tiering import make_tier, measured_costs
 
-    pages = _pool_pages(config, model)
-    cost = OnlinePrefillCost()
-    policy, tenants = _policy(config, cost, pages * config.page_size)
+    model, pages = loaded.model, _pool_pages(config, loaded.model)
+    new_attention = partial(
+        make_attention,
+        kernels,
+        model.config,
+        pages,
+        config.page_size,
+        model.dtype,
+        model.device,
+        config.kv_dtype,
+    )
+    computing = TorchBackend(model, new_attention(), rebuild=new_attention)
+    tier = make_tier(config, loaded.directory, model, computing.attention)
+    costs = measured_costs(
+        model, computing.attention(), tier, config.token_budget, measure=config.measure
+    )
+    policy, tenants = _policy(config, costs, pages * config.page_size)
     retention = policy.retention
     kv = PageCache(pages, config.page_size, retention.score, rescore=retention.rescore)
-    new_attention = partial(
-        make_attention, kernels, model.config, pages, config.page_size, model.dtype, model.device
-    )
-    computes = TorchBackend(model, new_attention(), rebuild=new_attention)
+    host = None
+    if tier is not None:
+        host = PageCache(tier.pages, config.page_size, lru_score, evicted=tier.evicted)
+        tier.keep_in_files(host.runs)
     scheduler = Scheduler(
         kv,
         policy,
         config.scheduler_config(),
-        step_observer=cost,
-        drafter=make_drafter(config.draft, computes.foresee),
+        host=host,
+        archive=None if tier is None else tier.archive,
+        step_observer=costs.prefill,
+        drafter=make_drafter(config.draft, computing.foresee),
     )
-    backend: TurnBackend = computes
+    backend: TurnBackend = computing
     if config.threads is None and model.device.type == "cpu":
         backend = PacedBackend(backend, ThreadTuner(allowed_threads()), clock)
     if on_step is not None:
@@ -383,20 +404,24 @@ def _assemble(
     engine = Engine(
         scheduler,
         backend,
-        tokenizer=tokenizer,
+        tokenizer=loaded.tokenizer,
         clock=clock,
         on_event=on_event,
         called_tool=partial(called_tool, command_name=tool_name),
+        mover=tier,
     )
     return engine, tenants
 
 
-def _policy(
-    config: RuntimeConfig, cost: OnlinePrefillCost, capacity: int
-) -> tuple[Policy, TenantBook]:
+def _policy(config: RuntimeConfig, costs: Costs, capacity: int) -> tuple[Policy, TenantBook]:
     """Make the policy, with the tenants' shares above its order where it has none of its own."""
     weights = {name: one.weight for name, one in config.tenants.items()}
-    around = Surroundings(prefill_seconds=cost, capacity=capacity, tenants=weights)
+    around = Surroundings(
+        prefill_seconds=costs.prefill,
+        reload_seconds=costs.reload,
+        capacity=capacity,
+        tenants=weights,
+    )
     policy = make_policy(config.policy, around)
     if policy.groups is None and any(weight != 1 for weight in weights.values()):
         policy = by_tenants(policy, weights)
@@ -409,7 +434,9 @@ def _pool_pages(config: RuntimeConfig, model: Model) -> int:
     Raises:
         ConfigError: the size that was asked for is no page, or does not fit the free memory.
     """
-    per_token = model.config.kv_bytes_per_token(str(model.dtype).removeprefix("torch."))
+    from agentrt.engine.attention.quantized import kv_bytes_per_token
+
+    per_token = kv_bytes_per_token(model.config, model.dtype, config.kv_dtype)
     room = device_headroom(str(model.device))
     free = room.bytes
     if config.page_size < 1:

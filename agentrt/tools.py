@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, cast, get_args, get_type_hints
+from typing import Any, Literal, Protocol, cast, get_args, get_type_hints
 
 from agentrt.lifecycle import ProgramLife
 from agentrt.resources.learned import tool_name
 from agentrt.resources.tickets import Progress
-from agentrt.sandbox.base import ExecResult, ProgressCallback, Sandbox
+from agentrt.sandbox.base import ExecResult, OutputCallback, ProgressCallback, Sandbox
 from agentrt.scheduling.plan import ToolEvent
 
 __all__ = ["ReportingSandbox", "progress_event", "tool_name"]
@@ -29,6 +29,23 @@ def progress_event(program_id: str, context: str, kind: Progress, tool: str) -> 
     if name not in get_args(get_type_hints(ToolEvent)["kind"]):
         return None
     return ToolEvent(program_id, context, cast("Any", name), tool)
+
+
+class Feed(Protocol):
+    """Takes a tool's output while it runs."""
+
+    def write(self, data: bytes) -> None: ...
+
+
+def _both(callback: OutputCallback | None, feed: Feed | None) -> OutputCallback | None:
+    if feed is None or callback is None:
+        return callback if feed is None else feed.write
+
+    def tell(data: bytes) -> None:
+        callback(data)
+        feed.write(data)
+
+    return tell
 
 
 class ReportingSandbox(Sandbox):
@@ -56,9 +73,14 @@ class ReportingSandbox(Sandbox):
         *,
         context: str = "main",
         on_progress: ProgressCallback | None = None,
+        on_stdout: OutputCallback | None = None,
+        feed: Feed | None = None,
         **options: Any,
     ) -> ExecResult:
-        """Run a tool call of ``context``; see ``Sandbox.exec`` for everything else."""
+        """Run a tool call of ``context``; see ``Sandbox.exec`` for everything else.
+
+        ``feed`` gets the standard output as it comes: what ``Program.open_chat`` returned.
+        """
 
         def progress(kind: Progress) -> None:
             if on_progress is not None:
@@ -73,7 +95,9 @@ class ReportingSandbox(Sandbox):
         self._report(ToolEvent(self._program_id, context, "started", tool))
         exited = False
         try:
-            result = await self._inner.exec(command, on_progress=progress, **options)
+            result = await self._inner.exec(
+                command, on_progress=progress, on_stdout=_both(on_stdout, feed), **options
+            )
             exited = result.status == "exited"
             return result
         finally:

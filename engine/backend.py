@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -58,6 +59,16 @@ class TurnBackend(Protocol):
         Raises:
             InvalidRequest: a token is not in the vocabulary, or a list is empty.
             InternalError: choices or grammar are not there in the form that the model needs.
+        """
+        ...
+
+    # A wrapper that does not pass this on would have pages hold what they should not.
+    @abstractmethod
+    def revise(self, turn_id: str, keep: int, tokens: Sequence[int]) -> None:
+        """Replace what follows the first ``keep`` prompt tokens of a turn without output.
+
+        Raises:
+            InvalidRequest: a token is not in the vocabulary; the turn is as it was.
         """
         ...
 

@@ -92,10 +92,16 @@ def make_attention(
     page_size: int,
     dtype: torch.dtype,
     device: torch.device | str = "cpu",
+    kv_dtype: str = "auto",
 ) -> Attention:
-    """Return paged attention over a new pool, on the chosen kernels."""
-    if kernels.library is None:
-        return TorchPagedAttention(config, num_pages, page_size, dtype, device)
+    """Return paged attention over a new pool, on the chosen kernels.
+
+    Keys and values of another ``kv_dtype`` than ``auto`` are for torch only, and the log says so.
+    """
+    if kv_dtype != "auto" and kernels.library is not None:
+        _logger.info("KV is kept in %s: attention runs on the torch path, slower.", kv_dtype)
+    if kv_dtype != "auto" or kernels.library is None:
+        return TorchPagedAttention(config, num_pages, page_size, dtype, device, kv_dtype)
     return NativePagedAttention(kernels.library, config, num_pages, page_size, dtype)
 
 

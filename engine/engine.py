@@ -21,20 +21,28 @@ from agentrt.engine.choices import ChoiceTrie, encode_choices
 from agentrt.engine.faults import RestartLimits
 from agentrt.engine.grammar import Grammar, grammar_error
 from agentrt.engine.loop import EngineLoop
+from agentrt.engine.opened import OpenTurn
 from agentrt.engine.output import StreamTokenizer, TurnOutput
 from agentrt.engine.params import SamplingParams
 from agentrt.engine.statistics import EngineStatistics
 from agentrt.engine.stream import Bridge, Chunk, TurnStream
+from agentrt.engine.tiers.base import PageMover
 from agentrt.errors import BackendUnavailable, InvalidRequest
 from agentrt.scheduling.graph_declared import DeclaredGraph, Edge, Step
 from agentrt.scheduling.hints import NO_HINTS, TurnHints
-from agentrt.scheduling.plan import Event, SchedulerProtocol, ToolEvent, TurnRequest
+from agentrt.scheduling.plan import (
+    Event,
+    OpenRequest,
+    SchedulerProtocol,
+    ToolEvent,
+    TurnRequest,
+)
 from agentrt.scheduling.tokens import TokenList
 
 if TYPE_CHECKING:
     from agentrt.engine.matcher import CompiledGrammar, GrammarCompiler
 
-__all__ = ["Chunk", "Engine", "EngineRequest", "EngineStatistics", "TurnStream"]
+__all__ = ["Chunk", "Engine", "EngineRequest", "EngineStatistics", "OpenTurn", "TurnStream"]
 
 _DEFAULT_SAMPLING = SamplingParams()
 
@@ -91,6 +99,8 @@ class Engine:
         check: verify the scheduler's integrity after every step; for tests, as it takes time.
         called_tool: names the tool that an answer calls, for turns that do not say it ahead.
         limits: how often the engine may start anew after faults.
+        mover: carries out the scheduler's transfers, where it has a host tier; started and closed
+            with the engine.
     """
 
     def __init__(
@@ -104,6 +114,7 @@ class Engine:
         on_event: Callable[[Event], None] | None = None,
         check: bool = False,
         called_tool: Callable[[str], str | None] | None = None,
+        mover: PageMover | None = None,
         limits: RestartLimits | None = None,
     ) -> None:
         self._tokenizer = tokenizer
@@ -116,6 +127,7 @@ class Engine:
             on_event=on_event,
             check=check,
             called_tool=called_tool,
+            mover=mover,
             limits=limits,
         )
         self._thread: threading.Thread | None = None
@@ -144,6 +156,26 @@ class Engine:
             QueueFull: too many turns are waiting.
             BackendUnavailable: the engine is not running, is shutting down, or has broken.
         """
+        return await self._hand_in(request, None)
+
+    def open(
+        self, prefix: Sequence[int], *, turn_id: str, program_id: str, context: str = "main"
+    ) -> OpenTurn:
+        """Open a turn whose prompt begins with ``prefix`` and is not complete yet.
+
+        It is computed as it grows, with what the turns of a step leave over. Never waits; what
+        goes wrong with it is logged, and shows in the sealed turn if it matters.
+
+        Raises:
+            InvalidRequest: ``prefix`` is empty.
+        """
+        if len(prefix) == 0:
+            raise InvalidRequest("prefix is empty.", remedy="Give prefix at least one token.")
+        request = OpenRequest(turn_id, program_id, TokenList(prefix), context)
+        self._loop.open(request, list(prefix))
+        return OpenTurn(turn_id, prefix, self._loop, self._hand_in)
+
+    async def _hand_in(self, request: EngineRequest, opened: str | None) -> TurnStream:
         request.validate()
         output = TurnOutput(
             request.sampling,
@@ -171,7 +203,7 @@ class Engine:
                 "The engine was not started.", remedy="Call start(), or use `async with engine`."
             )
         asked = (request.prompt, request.sampling, forced, choices)
-        self._loop.submit(turn, *asked, output, stream, grammar)
+        self._loop.submit(turn, *asked, output, stream, grammar, opened)
         await stream.accepted()
         return stream
 

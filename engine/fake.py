@@ -119,15 +119,19 @@ class FakeTurnBackend(TurnBackend):
         check_encoded(sampling.choices, choices)
         check_compiled(sampling.grammar, grammar)
         closed = () if choices is None else choices.tokens()
-        for token in (*prompt, *(forced or ()), *closed):
-            if not 0 <= token < self.vocab_size:
-                raise InvalidRequest(
-                    f"Token {token} is not in the vocabulary.",
-                    remedy=f"Use tokens from 0 to {self.vocab_size - 1}.",
-                )
+        self._check((*prompt, *(forced or ()), *closed))
         cursor = None if choices is None else ChoiceCursor(choices)
         follow = None if grammar is None else grammar.start()
         self._turns[turn_id] = _FakeTurn(list(prompt), forced, cursor, follow)
+
+    def revise(self, turn_id: str, keep: int, tokens: Sequence[int]) -> None:
+        """Replace the end of a prompt.
+
+        Raises:
+            InvalidRequest: a token is not below ``vocab_size``.
+        """
+        self._check(tokens)
+        self._turns[turn_id].tokens[keep:] = tokens
 
     def run(self, plan: StepPlan) -> StepResult:
         """Advance every slice's prefix, sample where asked.
@@ -144,6 +148,14 @@ class FakeTurnBackend(TurnBackend):
             if piece.sample:
                 samples[piece.turn_id] = self._sample(piece, states)
         return StepResult(samples)
+
+    def _check(self, tokens: Sequence[int]) -> None:
+        for token in tokens:
+            if not 0 <= token < self.vocab_size:
+                raise InvalidRequest(
+                    f"Token {token} is not in the vocabulary.",
+                    remedy=f"Use tokens from 0 to {self.vocab_size - 1}.",
+                )
 
     def close(self, turn_id: str) -> None:
         """Forget a turn."""

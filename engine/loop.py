@@ -17,6 +17,7 @@ from agentrt.engine.output import OutputPiece, TurnOutput
 from agentrt.engine.params import SamplingParams
 from agentrt.engine.statistics import EngineState, EngineStatistics
 from agentrt.engine.stream import Chunk, TurnStream
+from agentrt.engine.tiers.base import PageMover
 from agentrt.errors import (
     AgentRTError,
     BackendUnavailable,
@@ -26,6 +27,7 @@ from agentrt.errors import (
 )
 from agentrt.scheduling.plan import (
     Event,
+    OpenRequest,
     Sample,
     SchedulerProtocol,
     StepPlan,
@@ -42,6 +44,8 @@ __all__ = ["EngineLoop"]
 
 _logger = logging.getLogger(__name__)
 
+_AHEAD = SamplingParams(max_tokens=1, temperature=0.0)
+"""An open turn samples nothing; its sealed turn brings its own."""
 _IDLE_WAIT = 1.0
 """Seconds between looks around while there is no turn at all; a command ends the wait at once."""
 _STALL_WAIT = 0.01
@@ -70,6 +74,7 @@ class _Submit:
     output: TurnOutput
     stream: TurnStream
     at: float
+    opened: str | None
 
     def open(self, backend: TurnBackend) -> None:
         """Make the turn known to the backend."""
@@ -95,17 +100,20 @@ class EngineLoop:
         on_event: Callable[[Event], None] | None,
         check: bool,
         called_tool: Callable[[str], str | None] | None = None,
+        mover: PageMover | None = None,
         limits: RestartLimits | None = None,
     ) -> None:
         self._faults = FaultWatch(limits)
         self._scheduler = scheduler
+        self._mover = mover
         self._called_tool = called_tool
         self._backend = backend
         self._clock = clock
         self._on_event = on_event
         self._check = check
         self._turns: dict[str, _Turn] = {}
-        self._stalled = False
+        self._ahead: set[str] = set()
+        self._stalled = self._busy = False
         self._restarting = False
         # Shared with other threads, under the condition's lock:
         self._changed = threading.Condition()
@@ -114,7 +122,8 @@ class EngineLoop:
         self._state: EngineState = "running"
         self._cause = ""
         # Replaced whole by the thread, read by anyone:
-        self._figures = EngineStatistics("running", scheduler.statistics())
+        tier = None if mover is None else mover.statistics()
+        self._figures = EngineStatistics("running", scheduler.statistics(), tier=tier)
 
     # --- posting, from any thread ---------------------------------------------------------------
 
@@ -128,8 +137,11 @@ class EngineLoop:
         output: TurnOutput,
         stream: TurnStream,
         grammar: CompiledGrammar | None = None,
+        opened: str | None = None,
     ) -> None:
-        """Post a turn; ``stream.answer`` is called once it is taken or refused.
+        """Post a turn, which may seal the open turn ``opened``.
+
+        ``stream.answer`` is called once it is taken or refused.
 
         Raises:
             BackendUnavailable: the engine takes no more turns.
@@ -140,7 +152,9 @@ class EngineLoop:
             # Waiting begins here, not when the step that is under way has ended.
             at = self._clock()
             self._commands.append(
-                _Submit(request, prompt, sampling, forced, choices, grammar, output, stream, at)
+                _Submit(
+                    request, prompt, sampling, forced, choices, grammar, output, stream, at, opened
+                )
             )
             self._changed.notify()
 
@@ -150,6 +164,49 @@ class EngineLoop:
             if self._state in ("running", "closing"):
                 self._commands.append(function)
                 self._changed.notify()
+
+    def open(self, request: OpenRequest, prompt: Sequence[int]) -> None:
+        """Have a prompt computed ahead while it grows. It is advice: what fails is only logged."""
+
+        def begin(scheduler: SchedulerProtocol, now: float) -> None:
+            self._backend.open(request.turn_id, prompt, _AHEAD)
+            self._ahead.add(request.turn_id)
+            scheduler.open(request)
+
+        self._advise(request.turn_id, begin)
+
+    def revise(self, turn_id: str, keep: int, tokens: Sequence[int]) -> None:
+        """Replace what follows the first ``keep`` tokens of an open turn, if it is known."""
+
+        def change(scheduler: SchedulerProtocol, now: float) -> None:
+            if turn_id in self._ahead:
+                self._backend.revise(turn_id, keep, tokens)
+                scheduler.revise(turn_id, keep, tokens, now)
+
+        self._advise(turn_id, change)
+
+    def close_opened(self, turn_id: str) -> None:
+        """Forget an open turn; unknown ids are ignored."""
+        self.call(lambda scheduler, now: self._drop_ahead(turn_id))
+
+    def _advise(self, turn_id: str, function: _Call) -> None:
+        def guarded(scheduler: SchedulerProtocol, now: float) -> None:
+            try:
+                function(scheduler, now)
+            except InternalError:
+                raise
+            except Exception:
+                # If it is the request's fault, its sealed turn will be refused for the same reason.
+                _logger.warning("Open turn %s is not computed ahead", turn_id, exc_info=True)
+                self._drop_ahead(turn_id)
+
+        self.call(guarded)
+
+    def _drop_ahead(self, turn_id: str) -> None:
+        if turn_id in self._ahead:
+            self._ahead.discard(turn_id)
+            self._backend.close(turn_id)
+            self._scheduler.close(turn_id, self._clock())
 
     def cancel(self, turn_id: str) -> None:
         """Have a turn end at the next commit."""
@@ -184,6 +241,8 @@ class EngineLoop:
     def run(self) -> None:
         """Cycle until closed. An exception of the scheduler ends every turn and the engine."""
         try:
+            if self._mover is not None:
+                self._mover.start(self._wake)
             while self._cycle():
                 pass
             self._end("closed")
@@ -194,6 +253,11 @@ class EngineLoop:
             _logger.exception("The engine stops: its scheduler or its own code raised")
             self._end("broken", f"{type(error).__name__}: {error}")
 
+    def _wake(self) -> None:
+        """End the thread's wait, if it waits. Any thread may call this."""
+        with self._changed:
+            self._changed.notify()
+
     def _cycle(self) -> bool:
         """Do one round; False once closed and empty."""
         commands, deadline = self._take()
@@ -203,24 +267,41 @@ class EngineLoop:
                 return False
             if self._clock() >= deadline:
                 self._cancel_all()
+        self._note_copies()
         plan = self._scheduler.plan(self._clock())
-        self._stalled = not plan.slices
+        if self._mover is not None:
+            self._mover.begin(plan.transfers)
+        self._busy = bool(plan.slices)
+        self._stalled = not self._busy
         if plan.slices:
             self._step(plan)
         else:
             self._deliver(self._scheduler.take_events(), plan, None)
         return True
 
+    def _note_copies(self) -> None:
+        """Tell the scheduler which copies between the tiers are over."""
+        if self._mover is None:
+            return
+        over = self._mover.take_over()
+        if over.done or over.failed:
+            self._scheduler.transferred(over.done, self._clock(), over.failed)
+
     def _take(self) -> tuple[list[_Submit | _Call], float | None]:
         """Return the commands posted since; wait a bounded time where there is nothing to do."""
         with self._changed:
             if not self._commands and self._turns and self._stalled:
                 self._changed.wait(_STALL_WAIT)
-            elif not self._commands and not self._turns and self._deadline is None:
-                self._changed.wait(_IDLE_WAIT)
+            elif not (self._commands or self._turns or self._busy) and self._deadline is None:
+                self._changed.wait(self._idle_seconds())
             commands = list(self._commands)
             self._commands.clear()
             return commands, self._deadline
+
+    def _idle_seconds(self) -> float:
+        """Return how long there may be nothing to do: until KV is to be brought from the host."""
+        due = self._scheduler.next_prefetch()
+        return _IDLE_WAIT if due is None else min(max(due - self._clock(), 0.0), _IDLE_WAIT)
 
     def _obey(self, commands: list[_Submit | _Call]) -> None:
         for index, command in enumerate(commands):
@@ -260,12 +341,15 @@ class EngineLoop:
             _logger.exception("The backend could not open turn %s", turn_id)
             return InternalError(f"The backend could not open the turn: {error!r}.")
         try:
-            self._scheduler.submit(command.request, command.at)
+            self._scheduler.submit(command.request, command.at, command.opened)
         except InternalError:
             raise
         except AgentRTError as error:
             self._backend.close(turn_id)
             return error
+        finally:
+            if command.opened is not None:
+                self._drop_ahead(command.opened)
         return None
 
     def _cancel_all(self) -> None:
@@ -312,9 +396,13 @@ class EngineLoop:
             if not self._faults.restart(self._clock()):
                 raise self._faults.given_up(fault)
             _logger.warning("The engine starts anew. %s", fault.text)
+            if self._mover is not None:
+                self._mover.halt()
             self._scheduler.restart(self._clock())
             try:
                 self._backend.restart()
+                if self._mover is not None:
+                    self._mover.resume()
                 rebuilt = True
             except Exception as error:
                 _logger.exception("The backend could not be rebuilt")
@@ -328,6 +416,9 @@ class EngineLoop:
         """Read the samples as output; what the scheduler gets says which turns have stopped."""
         samples: dict[str, Sample] = {}
         for turn_id, sample in result.samples.items():
+            if turn_id in self._ahead:
+                samples[turn_id] = sample
+                continue
             turn = self._turns[turn_id]
             if sample.finish == "failed":
                 turn.error = getattr(sample, "error", None) or "The step failed."
@@ -432,6 +523,7 @@ class EngineLoop:
             last_step_seconds=seconds if seconds is not None else old.last_step_seconds,
             last_step_tokens=tokens if ran else old.last_step_tokens,
             scheduler=self._scheduler.statistics(),
+            tier=None if self._mover is None else self._mover.statistics(),
         )
 
     def _end(self, state: EngineState, cause: str = "") -> None:
@@ -448,3 +540,5 @@ class EngineLoop:
             turn.stream.bridge.post(turn.stream.feed, chunk, None, error)
         self._figures = replace(self._figures, turns=0)
         self._turns.clear()
+        if self._mover is not None:
+            self._mover.close(save=state == "closed")

@@ -39,6 +39,10 @@ class ObservedBackend(TurnBackend):
         """Make a turn known. See ``TurnBackend.open``."""
         self._inner.open(turn_id, prompt, sampling, forced, choices, grammar)
 
+    def revise(self, turn_id: str, keep: int, tokens: Sequence[int]) -> None:
+        """Replace the end of a prompt. See ``TurnBackend.revise``."""
+        self._inner.revise(turn_id, keep, tokens)
+
     def run(self, plan: StepPlan) -> StepResult:
         """Compute every slice of ``plan``. See ``TurnBackend.run``."""
         start = self._clock()

@@ -120,6 +120,10 @@ class PacedBackend(TurnBackend):
             _logger.debug("Steps run on %d threads.", threads)
             self._set = threads
 
+    def revise(self, turn_id: str, keep: int, tokens: Sequence[int]) -> None:
+        """Replace the end of a prompt. See ``TurnBackend.revise``."""
+        self._inner.revise(turn_id, keep, tokens)
+
     def restart(self) -> None:
         """Start anew. See ``TurnBackend.restart``."""
         self._inner.restart()

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from agentrt.engine.growing import GrowingPrompt
 from agentrt.engine.template import Message, plain_message
 from agentrt.errors import InvalidRequest
 
@@ -18,6 +19,10 @@ __all__ = ["Conversation", "PromptBuilder"]
 
 # Stands for our own answer while a template is rendered; no template and no message contains it.
 _PLACEHOLDER = "AGENTRT7f3a9c52e1d84b06ANSWER"
+# Likewise for the content of a message that is not complete yet.
+_CONTENT = "AGENTRT7f3a9c52e1d84b06CONTENT"
+# Before it, to see whether the template drops spaces; none ends its own text so.
+_SPACES = "\n\t \n\t "
 
 Tools = Sequence[Mapping[str, Any]] | None
 
@@ -89,6 +94,39 @@ class PromptBuilder:
             self._prompt = Conversation(plain, asked, tokens)
         return list(self._prompt.tokens)
 
+    def begin(self, messages: Sequence[Message], tools: Tools = None) -> GrowingPrompt | None:
+        """Return the beginning of the prompt that ``build`` gives once ``messages`` are complete.
+
+        The content of the last message is the part that still grows; what it has is left out. None
+        if the template does not show such content as it is.
+
+        Raises:
+            InvalidRequest: the chat template refuses the messages.
+            ModelError: the model has no chat template.
+        """
+        if not messages:
+            raise InvalidRequest("There are no messages.", remedy="Send at least one message.")
+        plain: list[Message] = [_comparable(message) for message in messages]
+        asked: Sequence[Mapping[str, Any]] = [dict(tool) for tool in tools or ()]
+        marked = [*messages[:-1], {**messages[-1], "content": _SPACES + _CONTENT}]
+        state = self._answered
+        if state is not None and _continues(state, plain, asked, len(messages) - 1):
+            text = self._after(marked, len(state.messages) - 1, asked)
+            head = state.tokens
+        else:
+            text, head = self._tokenizer.render(marked, tools=tools), []
+        before, found, rest = (text or "").partition(_CONTENT)
+        if not found or _CONTENT in rest:
+            return None
+        strips = not before.endswith(_SPACES)
+        return GrowingPrompt(
+            self._tokenizer.encode,
+            head,
+            before.removesuffix(_SPACES),
+            shared=self._tokenizer.eos_ids,
+            strips=strips,
+        )
+
     def note_output(self, tokens: Sequence[int], message: Message) -> None:
         """Remember what the model answered to the prompt that was built last.
 
@@ -112,12 +150,9 @@ class PromptBuilder:
     ) -> list[int] | None:
         """Return the earlier tokens and those of what follows; None if this continues nothing."""
         state = self._answered
-        if state is None or tools != state.tools:
+        if state is None or not _continues(state, plain, tools, len(plain) - 1):
             return None
-        count = len(state.messages)
-        if len(plain) <= count or plain[:count] != state.messages:
-            return None
-        rest = self._after(messages, count - 1, tools)
+        rest = self._after(messages, len(state.messages) - 1, tools)
         return None if rest is None else state.tokens + self._joint(state.tokens, rest)
 
     def _after(
@@ -143,6 +178,14 @@ class PromptBuilder:
         if tokens and tokens[-1] in eos and ids and ids[0] in eos:
             return ids[1:]
         return ids
+
+
+def _continues(
+    state: Conversation, plain: list[Message], tools: Sequence[Mapping[str, Any]], complete: int
+) -> bool:
+    """Say whether the first ``complete`` messages begin with all that was said so far."""
+    count = len(state.messages)
+    return tools == state.tools and complete >= count and plain[:count] == state.messages
 
 
 def _comparable(message: Message) -> Message:

@@ -57,6 +57,13 @@ class _Turn:
         self.ids[self.length] = token
         self.length += 1
 
+    def revise(self, keep: int, added: _Ids) -> None:
+        end = keep + len(added)
+        if end > len(self.ids):
+            self.ids = np.concatenate((self.ids[:keep], np.empty(end, np.int64)))
+        self.ids[keep:end] = added
+        self.length = self.prompt = end
+
     @property
     def must(self) -> int | None:
         """The token that comes next whatever the logits say."""
@@ -151,6 +158,15 @@ class TorchBackend(TurnBackend):
         )
         self._turns[turn_id] = _Turn(ids, len(ids), len(ids), state, recorded)
 
+    def revise(self, turn_id: str, keep: int, tokens: Sequence[int]) -> None:
+        """Replace the end of a prompt; see :class:`~agentrt.engine.backend.TurnBackend`.
+
+        Raises:
+            InvalidRequest: a token is not in the vocabulary.
+        """
+        added = self._checked("tokens", tokens, empty=True)
+        self._turns[turn_id].revise(keep, added)
+
     def close(self, turn_id: str) -> None:
         """Forget a turn; unknown ids are ignored."""
         self._turns.pop(turn_id, None)
@@ -173,6 +189,16 @@ class TorchBackend(TurnBackend):
         return GrammarTurn(grammar, self._masks)
 
     @torch.inference_mode()
+    def attention(self) -> Attention:
+        """Return what owns the pages now.
+
+        Raises:
+            InternalError: there are none since a restart failed.
+        """
+        if self._attention is None:
+            raise InternalError("The engine has no pages: making them anew failed.")
+        return self._attention
+
     def restart(self) -> None:
         """Make new pages, then prove on one token that the model computes.
 
@@ -230,13 +256,11 @@ class TorchBackend(TurnBackend):
         Raises:
             InternalError: there are no pages since a restart failed, or what came is misshapen.
         """
-        if self._attention is None:
-            raise InternalError("The engine has no pages: making them anew failed.")
-        device = self._model.device
+        attention, device = self.attention(), self._model.device
         logits = self._model.forward(
             torch.from_numpy(tokens).to(device),
             torch.from_numpy(positions).to(device),
-            self._attention.plan(layout),
+            attention.plan(layout),
             torch.tensor(rows, dtype=torch.int64, device=device),
         )
         if logits.shape != (len(rows), self._vocab_size):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from agentrt.engine.tiers.base import TierStatistics
 from agentrt.scheduling.plan import SchedulerStatistics
 
 __all__ = ["EngineState", "EngineStatistics"]
@@ -32,3 +33,5 @@ class EngineStatistics:
     """Times that the engine has started anew after a fault."""
     fault: str | None = None
     """What the last fault was; also why a broken engine has stopped."""
+    tier: TierStatistics | None = None
+    """Copies to and from host memory, where there is such a tier."""

@@ -71,6 +71,7 @@ def runtime_config(policy: str, settings: BenchSettings) -> RuntimeConfig:
         model=settings.model,
         policy=policy,
         pool_tokens=settings.pool,
+        host_kv_bytes=settings.host_kv_bytes,
         max_wait=settings.max_wait,
         sandbox=settings.sandbox,
         # Policies are compared by what a token costs: guesses would make some cheaper by chance.

@@ -40,6 +40,7 @@ class BenchSettings:
         model: a model directory (live only); None: the seeded default model.
         sandbox: run the workload's commands in this kind of sandbox (live only); None: do not run.
         host_tokens: a host tier of so many tokens of KV (simulated only); 0: none.
+        host_kv_bytes: host memory for KV (live only); 0: none.
         weights: tenants' shares by name; a tenant that is missing has weight 1.
         arrivals: ``poisson`` at ``rate``, ``recorded``, or ``mooncake:FILE``: that trace's arrival
             times stretched to ``rate``; None: poisson with a rate, else recorded.
@@ -62,6 +63,7 @@ class BenchSettings:
     model: str | None = None
     sandbox: str | None = None
     host_tokens: int = 0
+    host_kv_bytes: int = 0
     weights: Mapping[str, float] = field(default_factory=dict)
     arrivals: str | None = None
     gap_scale: float = 1.0
@@ -90,7 +92,11 @@ class BenchSettings:
     def _check_engine(self) -> None:
         if self.engine == "simulated":
             other = "live"
-            given: dict[str, Any] = {"--model": self.model, "--sandbox": self.sandbox}
+            given: dict[str, Any] = {
+                "--model": self.model,
+                "--sandbox": self.sandbox,
+                "--host-kv": self.host_kv_bytes,
+            }
         else:
             given = {
                 "--host-pool": self.host_tokens,
@@ -152,7 +158,8 @@ class BenchSettings:
                 "weights": dict(self.weights),
                 "cost": {"name": self.cost} | load_cost(self.cost).to_json(),
             }
-        return told | {"model": self.model, "sandbox": self.sandbox}
+        host = {"host_kv_bytes": self.host_kv_bytes} if self.host_kv_bytes else {}
+        return told | {"model": self.model, "sandbox": self.sandbox} | host
 
 
 def digest(settings: dict[str, Any]) -> str:

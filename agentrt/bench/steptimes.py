@@ -48,11 +48,11 @@ class TimedScheduler(Scheduler):
         super().__init__(*arguments, **options)
         self._times = times
 
-    def submit(self, request: TurnRequest, now: float) -> None:
+    def submit(self, request: TurnRequest, now: float, opened: str | None = None) -> None:
         """Queue a turn."""
         since = self._times.clock()
         try:
-            super().submit(request, now)
+            super().submit(request, now, opened)
         finally:
             self._times.add(since)
 

@@ -21,6 +21,7 @@ from agentrt.cli.bench_options import (
     Fresh,
     GapCv,
     GapScale,
+    HostKV,
     HostPool,
     Limit,
     MaxWait,
@@ -40,6 +41,7 @@ from agentrt.cli.bench_options import (
     parse_weights,
 )
 from agentrt.cli.bench_run import Order, make_settings, play, print_json, show
+from agentrt.cli.bench_streaming import streaming
 
 __all__ = ["app"]
 
@@ -51,6 +53,7 @@ app.command("compare")(bench_compare.compare)
 app.command("ablate")(bench_ablate.ablate)
 app.command("capacity")(bench_capacity.capacity)
 app.command("contention")(contention)
+app.command("streaming")(streaming)
 app.command("draft")(draft)
 app.command("masks")(masks)
 
@@ -80,6 +83,7 @@ def run(
     deadline: Deadline = None,
     tell_turns: TellTurns = False,
     model: Model = None,
+    host_kv: HostKV = None,
     sandbox: SandboxOption = None,
     out: Out = None,
     fresh: Fresh = False,
@@ -90,6 +94,8 @@ def run(
 
     Example: agentrt bench run sessions/ --limit 4 --token-scale 0.25
     """
+    from agentrt.resources.units import parse_size
+
     settings = make_settings(
         engine=engine,
         cost=cost,
@@ -109,6 +115,7 @@ def run(
         deadline=deadline,
         tell_turns=tell_turns,
         model=model,
+        host_kv_bytes=parse_size(host_kv) if host_kv else 0,
         sandbox=sandbox,
     )
     from agentrt.bench.importers import load_workload

@@ -19,6 +19,7 @@ __all__ = [
     "Fresh",
     "GapCv",
     "GapScale",
+    "HostKV",
     "HostPool",
     "Jobs",
     "Limit",
@@ -80,6 +81,10 @@ Pools = Annotated[str | None, typer.Option(help="Several KV pools in tokens, sep
 Jobs = Annotated[int, typer.Option(help="Runs side by side, each on a process of its own.")]
 HostPool = Annotated[
     int, typer.Option(help="A host tier of so many tokens of KV (simulated); 0: none.")
+]
+HostKV = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="Host memory for KV, such as 2g (live). Default: none."),
 ]
 Weights = Annotated[
     str | None, typer.Option(help="Tenants' shares, such as a=3,b=1 (simulated). Default: equal.")

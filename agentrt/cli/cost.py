@@ -1,4 +1,4 @@
-"""`agentrt cost`: cost models of the simulators, and a fit to measured steps."""
+"""`agentrt cost`: cost models of the simulators, measurements, and a fit to them."""
 
 from __future__ import annotations
 
@@ -104,6 +104,34 @@ def fit_file(
         console.print(
             f"{curve}: R² {value:.4f} over {found.points[curve]} points{poor}", highlight=False
         )
+
+
+@app.command("measure")
+def measure_model(
+    model: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Model directory; default: the small one.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    pool: Annotated[
+        int, typer.Option(min=512, metavar="TOKENS", help="KV pool to measure in.")
+    ] = 8192,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="The points file to write.")
+    ] = None,
+) -> None:
+    """Measure prefill, decode and reload of a model on this machine, as points for `cost fit`.
+
+    Example: agentrt cost measure -o points.json && agentrt cost fit points.json
+    """
+    from agentrt.bench.store import write_json
+    from agentrt.tiering import measured_points
+
+    points = measured_points(model, dtype, pool)
+    if out is None:
+        _print_json(points)
+        return
+    write_json(out, points)
+    Console().print(f"measured points: {out}", highlight=False, soft_wrap=True)
 
 
 def _print_json(data: Any) -> None:

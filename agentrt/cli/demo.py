@@ -37,6 +37,7 @@ class _Options:
     image: str | None
     model: str | None
     seed: int
+    host_kv: str | None
 
 
 @dataclass(slots=True)
@@ -81,6 +82,10 @@ def command(
         typer.Option("--model", metavar="DIR", help="A model directory instead of the small one."),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seeds the arrivals of the programs.")] = 0,
+    host_kv: Annotated[
+        str | None,
+        typer.Option("--host-kv", metavar="SIZE", help="Host memory for KV; default: none."),
+    ] = None,
 ) -> None:
     """Watch coding agents fix bugs: their turns run on the engine, their commands in sandboxes.
 
@@ -90,7 +95,8 @@ def command(
 
     Example: agentrt demo --only page-window --out /tmp/demo
     """
-    options = _Options(out, tuple(only or ()), recordings, policy, sandbox, image, model, seed)
+    named = tuple(only or ())
+    options = _Options(out, named, recordings, policy, sandbox, image, model, seed, host_kv)
     console = Console(stderr=as_json)
     figures, code = anyio.run(_run, options, console)
     if as_json and figures is not None:
@@ -138,10 +144,12 @@ async def _play(
 
 def _config(options: _Options) -> RuntimeConfig:
     """Only the shipped recordings are our own work: others never fall back to plain processes."""
+    from agentrt.resources.units import parse_size
     from agentrt.runtime import RuntimeConfig
 
     return RuntimeConfig(
         model=options.model,
+        host_kv_bytes=parse_size(options.host_kv) if options.host_kv else 0,
         policy=options.policy,
         sandbox=options.sandbox,
         image=options.image,

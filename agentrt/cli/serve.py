@@ -66,6 +66,20 @@ def command(
         int | None,
         typer.Option("--pool", min=1, metavar="TOKENS", help="KV pool; default: by free memory."),
     ] = None,
+    host_kv: Annotated[
+        str | None,
+        typer.Option("--host-kv", metavar="SIZE", help="Host memory for KV; default: none."),
+    ] = None,
+    kv_dtype: Annotated[
+        str, typer.Option("--kv-dtype", help="auto, int8 or fp8: what KV is kept as.")
+    ] = "auto",
+    kv_files: Annotated[
+        Path | None,
+        typer.Option("--kv-files", metavar="DIR", help="Keep KV in files, over restarts too."),
+    ] = None,
+    kv_files_size: Annotated[
+        str, typer.Option("--kv-files-size", metavar="SIZE", help="What these files may take.")
+    ] = "8g",
     max_seqs: Annotated[
         int, typer.Option("--max-seqs", min=1, help="Turns that run at the same time at most.")
     ] = 64,
@@ -134,6 +148,7 @@ def command(
 
     Example: agentrt serve --port 8000 --policy continuum
     """
+    from agentrt.resources.units import parse_size
     from agentrt.runtime import RuntimeConfig
 
     if sandbox != "none" and api_keys is None and host not in LOOPBACK:
@@ -146,6 +161,10 @@ def command(
         model_impl=_implementation(model_impl),
         policy=policy,
         pool_tokens=pool,
+        host_kv_bytes=parse_size(host_kv) if host_kv else 0,
+        kv_dtype=kv_dtype,
+        kv_files=None if kv_files is None else str(kv_files),
+        kv_files_bytes=parse_size(kv_files_size),
         max_seqs=max_seqs,
         max_wait=max_wait,
         dtype=dtype,
@@ -293,13 +312,18 @@ def _announce(
         f"[bold]Model[/]    {runtime.model_name}{nonsense}",
         f"[bold]Policy[/]   {options.policy}",
         f"[bold]Pool[/]     {figures.pages_total * figures.page_size:,} tokens of KV, "
-        f"{runtime.config.max_seqs} turns at once",
+        f"{runtime.config.max_seqs} turns at once{_host_text(runtime)}",
         f"[bold]Access[/]   {access}",
         f"[bold]URL[/]      http://{_address(sock, options.host)}/v1   (Ctrl-C stops)",
         sep="\n",
     )
     if not settings.api_keys and options.host not in LOOPBACK:
         console.print("Anyone who reaches this address can use it: see --api-keys.", style="yellow")
+
+
+def _host_text(runtime: Runtime) -> str:
+    tier, page = runtime.statistics().tier, runtime.statistics().scheduler.page_size
+    return "" if tier is None else f"; {tier.host_pages * page:,} more in host memory"
 
 
 def _address(sock: socket.socket, host: str) -> str:

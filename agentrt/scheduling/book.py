@@ -9,16 +9,22 @@ from dataclasses import dataclass
 
 from agentrt.errors import InternalError
 from agentrt.scheduling.config import SchedulerConfig
-from agentrt.scheduling.kv import KVCache
+from agentrt.scheduling.kv import KVCache, PageArchive
 from agentrt.scheduling.listeners import Listeners
+from agentrt.scheduling.opened import OpenTurns
 from agentrt.scheduling.pins import PinBook
 from agentrt.scheduling.plan import Event, FinishReason, PinOutcome, TurnFinished, TurnRequest
 from agentrt.scheduling.policy import Policy
+from agentrt.scheduling.prefetch import Prefetcher
 from agentrt.scheduling.queue import WaitingQueue
 from agentrt.scheduling.state import ContextState, Pin, ProgramState, TurnState
 from agentrt.scheduling.transfers import TransferBook
 
 __all__ = ["Book", "Counters"]
+
+
+SEALED_TTL = 60.0
+"""Seconds that a sealed turn's pages are kept if it is never taken; else until it starts."""
 
 
 @dataclass(slots=True)
@@ -45,7 +51,12 @@ class Book:
     """
 
     def __init__(
-        self, kv: KVCache, policy: Policy, config: SchedulerConfig, host: KVCache | None
+        self,
+        kv: KVCache,
+        policy: Policy,
+        config: SchedulerConfig,
+        host: KVCache | None,
+        archive: PageArchive | None = None,
     ) -> None:
         self.kv = kv
         self.policy = policy
@@ -63,7 +74,8 @@ class Book:
         self.events: list[Event] = []
         self.counters = Counters()
         self.blocked_until: float | None = None
-        self.transfers = None if host is None else TransferBook(kv, host)
+        self.opened = OpenTurns(kv)
+        self.transfers = None if host is None else TransferBook(kv, host, archive)
         self.pins = PinBook(
             kv,
             int(kv.total * config.pin_share),
@@ -71,6 +83,8 @@ class Book:
             self._pin_changed,
             policy.yields,
         )
+        transfers = self.transfers
+        self.prefetcher = None if transfers is None else Prefetcher(kv, transfers, self.pins)
         self.tell = Listeners(policy.listeners)
 
     def _pin_changed(self, context: ContextState, outcome: PinOutcome | None, now: float) -> None:
@@ -94,6 +108,12 @@ class Book:
         if found is None:
             found = program.contexts[request.context] = ContextState(program, request.context)
         return found
+
+    def seal(self, turn_id: str, context: ContextState, now: float) -> None:
+        """Keep what an open turn has computed for the context's turn that comes now."""
+        lease = self.opened.take(turn_id)
+        if lease is not None and not self.pins.add(context, lease, SEALED_TTL, now):
+            self.kv.release(lease, now)
 
     def wait(self, turn: TurnState) -> None:
         """Put a turn into the queue."""
@@ -135,15 +155,52 @@ class Book:
             context.program.ending |= turn.request.last
         if turn.lease is None:
             return
-        keep = served and not context.program.ending
+        keep, stored = served and not context.program.ending, False
         if keep and self.transfers is not None and self.policy.tiering.offload(turn, now):
             keys = turn.request.tokens.page_keys(self.kv.page_size, turn.lease.shared)
-            self.transfers.store(context.owner, keys, now)
+            stored = self.transfers.store(context.owner, keys, now)
         ttl = self.policy.retention.turn_ended(turn, now) if keep else 0.0
         if ttl > 0 and self.pins.add(context, turn.lease, ttl, now):
             turn.lease = None
         else:
             self.drop_lease(turn, now)
+        if stored and self.prefetcher is not None and context.live_turns == 1:
+            self.prefetcher.ask(context, keys, self.policy.tiering.prefetch(context, now))
+
+    def foresee(self, context: ContextState, now: float) -> None:
+        """A context's tool made progress: its KV may be wanted at another time."""
+        keys = self.prefetcher.keys(context) if self.prefetcher is not None else None
+        if self.prefetcher is not None and keys is not None:
+            self.prefetcher.ask(context, keys, self.policy.tiering.prefetch(context, now))
+
+    def prefetch(self, now: float) -> None:
+        """Bring back what is due while nobody waits."""
+        if self.prefetcher is not None and not self.waiting:
+            self.prefetcher.run(len(self.running), now)
+
+    def fetch(self, turn: TurnState, now: float) -> None:
+        """Have files read for a turn that was handed in, if they hold more than the pool does."""
+        if self.transfers is None:
+            return
+        page = self.kv.page_size
+        keys = turn.request.tokens.page_keys(page, (turn.length - 1) // page)
+        missing = len(keys) - self.kv.match(keys)
+
+        def done(at: float, good: bool) -> None:
+            turn.fetching = False
+
+        if missing and self.policy.tiering.reload(missing * page):
+            turn.fetching = self.transfers.fetch(turn.state.owner, keys, now, done) is not None
+
+    def on_its_way(self, turn: TurnState) -> bool:
+        """Whether a waiting turn's KV is being brought from the host or from files."""
+        if turn.fetching:
+            return True
+        return self.prefetcher is not None and self.prefetcher.loading(turn.state)
+
+    def give_way(self, now: float) -> bool:
+        """Let go of pages that are held only for as long as no turn needs them; False: of none."""
+        return self.opened.give_way(now) or self.pins.yield_soft(now)
 
     def forget_if_ended(self, program: ProgramState, now: float) -> None:
         if not program.ending or program.live_turns or program.forgotten:
@@ -159,13 +216,16 @@ class Book:
 
     def let_go(self, context: ContextState, now: float) -> None:
         """A context is not expected back: end its pin, and let its KV go before any other."""
+        context.gone = True
         self.pins.end(context, "final", now)
+        if self.prefetcher is not None:
+            self.prefetcher.forget(context)
         self.kv.end_owner(context.owner)
         if self.transfers is not None:
             self.transfers.end_owner(context.owner)
 
     def loaded(self, turn: TurnState, pages: int, now: float) -> None:
-        """Note that a turn's load is done: its first ``pages`` pages hold what they should."""
+        """Note that a turn's load is over: its first ``pages`` pages hold what they should."""
         turn.loading = None
         turn.computed = pages * self.kv.page_size
         self.publish(turn, turn.computed, now)
@@ -228,6 +288,8 @@ class Book:
         if any(turn.lease is not None or turn not in turn.state.waiting for turn in waiting):
             raise InternalError("A waiting turn holds pages, or its context does not know it.")
         leases = [turn.lease for turn in self.running] + self.pins.leases()
+        leases += self.opened.leases()
+        leases += self.prefetcher.leases() if self.prefetcher is not None else ()
         if None in leases or len({id(lease) for lease in leases}) != len(leases):
             raise InternalError("A running turn holds no pages, or two holders share a lease.")
         held = sum(len(lease.pages) - lease.shared for lease in leases if lease is not None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 __all__ = ["OnlinePrefillCost", "StepObserver"]
@@ -16,21 +17,30 @@ class StepObserver(Protocol):
 
 
 class OnlinePrefillCost:
-    """Seconds to prefill so many tokens: a decayed ratio over steps that are mostly prefill."""
+    """Seconds to prefill so many tokens: a curve, and how it compares with the steps that are run.
 
-    def __init__(self, initial_seconds_per_token: float = 0.0002, decay: float = 0.95) -> None:
-        self._initial = initial_seconds_per_token
+    ``curve`` is what was measured; None: a line of ``initial_seconds_per_token``. What it says is
+    scaled by a decayed ratio over steps that are mostly prefill.
+    """
+
+    def __init__(
+        self,
+        initial_seconds_per_token: float = 0.0002,
+        decay: float = 0.95,
+        curve: Callable[[int], float] | None = None,
+    ) -> None:
+        self._curve = curve or (lambda tokens: initial_seconds_per_token * tokens)
         self._decay = decay
-        self._tokens = 0.0
+        self._expected = 0.0
         self._seconds = 0.0
 
     def observe(self, prefilled: int, tokens: int, seconds: float) -> None:
         """Learn from a step if at least half of its tokens, and 16 of them, were prefill."""
         if prefilled >= 16 and 2 * prefilled >= tokens:
-            self._tokens = self._tokens * self._decay + prefilled
+            self._expected = self._expected * self._decay + self._curve(prefilled)
             self._seconds = self._seconds * self._decay + seconds
 
     def __call__(self, tokens: int) -> float:
         """Return the estimated seconds for ``tokens`` tokens."""
-        rate = self._seconds / self._tokens if self._tokens else self._initial
-        return rate * tokens
+        scale = self._seconds / self._expected if self._expected else 1.0
+        return scale * self._curve(tokens)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable, Sequence
 from typing import Any, Protocol
 
-__all__ = ["CachedRun", "KVCache", "KVCounts", "KVLease"]
+__all__ = ["CachedRun", "KVCache", "KVCounts", "KVLease", "PageArchive"]
 
 
 class CachedRun(Protocol):
@@ -52,6 +52,18 @@ class KVCounts(Protocol):
     def cached(self) -> int: ...
     @property
     def leased(self) -> int: ...
+
+
+class PageArchive(Protocol):
+    """Pages that outlive this process. ``agentrt.engine.tiers.archive`` has the real one."""
+
+    def names(self, keys: Sequence[Hashable]) -> Sequence[str]:
+        """Return a name for each page: of its tokens and all tokens before them."""
+        ...
+
+    def found(self, names: Sequence[str], start: int) -> int:
+        """Return how many leading pages are there if the first ``start`` are taken for granted."""
+        ...
 
 
 class KVCache(Protocol):

@@ -42,6 +42,7 @@ class PinBook:
         self._changed = changed
         self._yields = yields if yields is not None else _latest
         self._pins: dict[ContextState, Pin] = {}
+        self._soft: dict[ContextState, Pin] = {}
         self._due: list[tuple[float, int, Pin]] = []
         self._victims: list[tuple[float, float, int, Pin]] = []
         self._pushed = 0
@@ -51,13 +52,21 @@ class PinBook:
     def __len__(self) -> int:
         return len(self._pins)
 
-    def add(self, context: ContextState, lease: KVLease, ttl: float, now: float) -> bool:
-        """Turn a lease into a pin, keeping its published pages. False: the share is used up."""
+    def add(
+        self, context: ContextState, lease: KVLease, ttl: float, now: float, *, soft: bool = False
+    ) -> bool:
+        """Turn a lease into a pin, keeping its published pages. False: the share is used up.
+
+        A ``soft`` pin yields to any turn that needs its pages (``yield_soft``).
+        """
         self.end(context, "handed_off", now)
         if lease.shared == 0 or self.pages + lease.shared > self._max_pages:
             return False
         self._kv.trim(lease)
-        pin = Pin(context, lease, now, ttl, now + ttl, lease.shared * self._kv.page_size)
+        tokens = lease.shared * self._kv.page_size
+        pin = Pin(context, lease, now, ttl, now + ttl, tokens, soft)
+        if soft:
+            self._soft[context] = pin
         self._pins[context] = context.pin = pin
         self.pages += lease.shared
         self._watch(pin)
@@ -95,6 +104,7 @@ class PinBook:
         if pin is None:
             return False
         context.pin = None
+        self._soft.pop(context, None)
         self.pages -= pin.lease.shared
         self._kv.release(pin.lease, now)
         self._changed(context, outcome, now)
@@ -102,6 +112,10 @@ class PinBook:
         program = context.program.program_id
         self._emit(PinEnded(program, context.name, pin.start, now, pin.ttl, pin.tokens, outcome))
         return True
+
+    def yield_soft(self, now: float) -> bool:
+        """End the newest soft pin; False if there is none."""
+        return bool(self._soft) and self.end(next(reversed(self._soft)), "broken", now)
 
     def end_all(self, outcome: PinOutcome, now: float) -> None:
         """End every pin."""

@@ -37,6 +37,29 @@ class TokenSource(Protocol):
         ...
 
 
+class GrowingSource(TokenSource, Protocol):
+    """Tokens of a prompt that is not complete yet."""
+
+    def revise(self, keep: int, tokens: Sequence[int]) -> None:
+        """Replace what follows the first ``keep`` tokens."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRequest:
+    """A turn that is opened before its prompt is complete. ``turn_id`` is not the sealed turn's."""
+
+    turn_id: str
+    program_id: str
+    tokens: GrowingSource
+    context: str = "main"
+
+    @property
+    def owner(self) -> str:
+        """The name under which the page cache knows the context (``ContextState.owner``)."""
+        return f"{self.program_id}\0{self.context}"
+
+
 @dataclass(frozen=True, slots=True)
 class TurnRequest:
     """One LLM call of a program, as handed to the scheduler.
@@ -85,14 +108,17 @@ class SeqSlice:
 class Transfer:
     """Pages to copy between the pool and the host tier: ``pages[i]`` and ``host_pages[i]``.
 
+    A ``fetch`` has no pool pages: it fills ``host_pages[i]`` from the file called ``names[i]``.
+
     Both lists stay as they are, and nobody else writes either side, until the driver reports the
     ``ticket`` to ``Scheduler.transferred``. Copies may run beside steps, in any order.
     """
 
     ticket: int
-    kind: Literal["load", "store"]
+    kind: Literal["load", "store", "fetch"]
     pages: Sequence[int]
     host_pages: Sequence[int]
+    names: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +289,10 @@ class SchedulerStatistics:
     transfers: int = 0
     loaded_tokens: int = 0
     stored_tokens: int = 0
+    prefetched_tokens: int = 0
+    fetched_tokens: int = 0
+    opened: int = 0
+    streamed_tokens: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
 
@@ -270,14 +300,30 @@ class SchedulerStatistics:
 class SchedulerProtocol(Protocol):
     """The scheduler as its drivers see it. Not thread-safe: one driver owns it."""
 
-    def submit(self, request: TurnRequest, now: float) -> None:
-        """Queue a turn.
+    def submit(self, request: TurnRequest, now: float, opened: str | None = None) -> None:
+        """Queue a turn; ``opened`` names the open turn that it seals.
 
         Raises:
             ProgramTooLarge: its prompt and one token can never fit the pool.
             QueueFull: the waiting bound is reached.
             InvalidRequest: empty prompt, ``max_output < 1``, or a turn id already in use.
         """
+        ...
+
+    def open(self, request: OpenRequest) -> None:
+        """Have a prompt that is not complete yet computed ahead, with what no turn needs.
+
+        Raises:
+            InvalidRequest: the id is in use.
+        """
+        ...
+
+    def revise(self, turn_id: str, keep: int, tokens: Sequence[int], now: float) -> None:
+        """Replace what follows the first ``keep`` tokens of an open turn, if it is known."""
+        ...
+
+    def close(self, turn_id: str, now: float) -> None:
+        """Forget an open turn; what was computed of it stays cached. Unknown ids are ignored."""
         ...
 
     def plan(self, now: float, horizon: int = 1) -> StepPlan:
@@ -315,8 +361,10 @@ class SchedulerProtocol(Protocol):
         """Take note of a tool call's progress."""
         ...
 
-    def transferred(self, tickets: Collection[int], now: float) -> None:
-        """Take note of transfers whose copies are done."""
+    def transferred(
+        self, tickets: Collection[int], now: float, failed: Collection[int] = ()
+    ) -> None:
+        """Take note of transfers whose copies are done, and of those that failed."""
         ...
 
     def restart(self, now: float) -> None:
@@ -335,6 +383,13 @@ class SchedulerProtocol(Protocol):
         """Return when time alone may change a decision (a pin expires, a turn ages), if ever.
 
         A driver that plans with a horizon must not let a repeated step run past it.
+        """
+        ...
+
+    def next_prefetch(self) -> float | None:
+        """Return when KV is next to be brought back from the host, if no context returns before.
+
+        An idle driver should plan then.
         """
         ...
 

@@ -85,6 +85,8 @@ class Planner:
         while turn.lease is not None and len(turn.lease.pages) < needed:
             if book.kv.extend(turn.lease, needed):
                 return
+            if book.give_way(now):
+                continue
             if len(book.running) > 1:
                 movable = [other for other in book.running if other.loading is None]
                 victim = max(movable, key=lambda other: book.waiting.rank(other, now))
@@ -148,6 +150,14 @@ class Planner:
             deadline = book.next_deadline(now)
             book.blocked_until = deadline if deadline is not None else math.inf
 
+    def compute_ahead(self, slices: list[SeqSlice], now: float) -> None:
+        """Plan for open turns with what is left of a step, while no turn waits."""
+        book = self._book
+        if book.opened and not book.waiting:
+            budget = book.config.token_budget - sum(piece.count for piece in slices)
+            running = len(book.running)
+            book.opened.plan(slices, budget, book.config.max_seqs - len(slices), running, now)
+
     def _run(self, turn: TurnState, slices: list[SeqSlice], budget: int) -> int:
         """Plan the first slice of a turn that has just started; return the budget that is left."""
         if turn.loading is not None:
@@ -159,6 +169,8 @@ class Planner:
     def _verdict(self, turn: TurnState, now: float) -> Verdict:
         if self._book.waiting.aged(turn, now):
             return "start"
+        if self._book.on_its_way(turn):
+            return "hold"
         return self._book.policy.admission.verdict(turn, self._pool, now)
 
     def _enter(self, turn: TurnState, slices: list[SeqSlice], now: float) -> bool:
@@ -200,7 +212,9 @@ class Planner:
         lease = book.kv.acquire(turn.state.owner, keys, pages, now, spare=spare)
         fresh = pages - book.kv.match(keys) + spare if lease is None else 0
         while lease is None:
-            if not self._may_break(turn, fresh, now) or not book.break_pin(turn.state, now):
+            if not book.give_way(now) and not (
+                self._may_break(turn, fresh, now) and book.break_pin(turn.state, now)
+            ):
                 return False
             lease = book.kv.acquire(turn.state.owner, keys, pages, now, spare=spare)
         turn.spend(now)
@@ -223,8 +237,8 @@ class Planner:
         if more <= 0 or not book.policy.tiering.reload(more * book.kv.page_size):
             return 0
 
-        def done(at: float) -> None:
-            book.loaded(turn, found, at)
+        def done(at: float, good: bool) -> None:
+            book.loaded(turn, found if good else lease.shared, at)
 
         turn.loading = book.transfers.load(turn.state.owner, keys[:found], lease, now, done)
         return found
@@ -266,8 +280,13 @@ class Planner:
         turns, page = self._book.turns, self._book.kv.page_size
         # Prefills come last, so that a step that is not all decodes is known at once.
         for piece in reversed(slices):
-            turn = turns[piece.turn_id]
-            if not piece.sample or piece.count > 1 or turn.computed < turn.prefill_end:
+            turn = turns.get(piece.turn_id)
+            if (
+                turn is None
+                or not piece.sample
+                or piece.count > 1
+                or turn.computed < turn.prefill_end
+            ):
                 return 1
             left = turn.request.max_output - turn.output
             horizon = min(horizon, left, len(piece.pages) * page - turn.computed)

@@ -29,6 +29,7 @@ __all__ = [
     "Policy",
     "PoolView",
     "Preempts",
+    "Prefetch",
     "PrefillSeconds",
     "ProgramView",
     "Retention",
@@ -224,6 +225,15 @@ class Policy:
     listeners: tuple[Listener, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Prefetch:
+    """Have KV in the pool from ``at`` on, and hold it there for ``keep`` seconds if nobody needs
+    its pages."""
+
+    at: float
+    keep: float
+
+
 class Tiering(Protocol):
     """Decides what a host tier is used for. It costs bandwidth, never correctness."""
 
@@ -233,6 +243,13 @@ class Tiering(Protocol):
 
     def reload(self, tokens: int) -> bool:
         """Return whether to load so many tokens from the host rather than to prefill them."""
+        ...
+
+    def prefetch(self, context: ContextView, now: float) -> Prefetch | None:
+        """Return from when on the KV of a context that is away should be back; None: never.
+
+        Asked when its turn has ended, and again when its tool makes progress.
+        """
         ...
 
 
@@ -246,6 +263,10 @@ class KeepOnHost:
     def reload(self, tokens: int) -> bool:
         """Return True."""
         return True
+
+    def prefetch(self, context: ContextView, now: float) -> Prefetch | None:
+        """Return None."""
+        return None
 
 
 def by_arrival(turn: TurnView) -> tuple[Any, ...]:

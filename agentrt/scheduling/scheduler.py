@@ -19,13 +19,15 @@ from agentrt.scheduling.config import SchedulerConfig
 from agentrt.scheduling.cost import StepObserver
 from agentrt.scheduling.drafting import DraftDesk, Drafter
 from agentrt.scheduling.graph_declared import DeclaredGraph, Edge, Step
-from agentrt.scheduling.kv import KVCache
+from agentrt.scheduling.kv import KVCache, PageArchive
 from agentrt.scheduling.listeners import Listeners
 from agentrt.scheduling.plan import (
     Event,
     FinishReason,
+    OpenRequest,
     Sample,
     SchedulerStatistics,
+    SeqSlice,
     StepPlan,
     StepResult,
     ToolEvent,
@@ -54,6 +56,7 @@ class Scheduler:
     """See the module's first lines; the contract of each method is ``SchedulerProtocol``'s.
 
     ``host`` is a second page cache for a host tier: its driver must carry out the plans' transfers.
+    ``archive`` says what files hold, from which the host tier can be filled.
     ``drafter`` guesses tokens that decodes compute along; its driver must understand such slices.
     """
 
@@ -64,10 +67,11 @@ class Scheduler:
         config: SchedulerConfig | None = None,
         *,
         host: KVCache | None = None,
+        archive: PageArchive | None = None,
         step_observer: StepObserver | None = None,
         drafter: Drafter | None = None,
     ) -> None:
-        self._book = Book(kv, policy, config or SchedulerConfig(), host)
+        self._book = Book(kv, policy, config or SchedulerConfig(), host, archive)
         self._drafts = None if drafter is None else DraftDesk(drafter, self._book)
         if self._drafts is not None:
             self._book.tell = Listeners((*policy.listeners, self._drafts))
@@ -78,7 +82,7 @@ class Scheduler:
 
     # -- events from outside -------------------------------------------------------------------
 
-    def submit(self, request: TurnRequest, now: float) -> None:
+    def submit(self, request: TurnRequest, now: float, opened: str | None = None) -> None:
         """Queue a turn. See ``SchedulerProtocol.submit``."""
         self._validate(request)
         self._book.expire_pins(now)
@@ -86,6 +90,11 @@ class Scheduler:
         if context.last_end is not None and context.live_turns == 0:
             tool = request.hints.last_tool or context.tool
             self._book.policy.retention.returned(tool, now - context.last_end)
+        context.gone = False
+        if self._book.prefetcher is not None:
+            self._book.prefetcher.forget(context)
+        if opened is not None:
+            self._book.seal(opened, context, now)
         prompt, page = len(request.tokens), self._book.kv.page_size
         if context.pin is not None:
             keys = request.tokens.page_keys(page, (prompt - 1) // page)
@@ -96,6 +105,7 @@ class Scheduler:
         self._book.turns[request.turn_id] = turn
         for listener in self._book.tell.submitted:
             listener.submitted(turn, now)
+        self._book.fetch(turn, now)
         self._book.wait(turn)
         self._book.counters.prompt_tokens += prompt
         self._book.unblock()
@@ -124,6 +134,18 @@ class Scheduler:
                 remedy="Try again later, or raise max_waiting.",
             )
 
+    def open(self, request: OpenRequest) -> None:
+        """Compute a prompt ahead while it grows. See ``SchedulerProtocol.open``."""
+        self._book.opened.add(request)
+
+    def revise(self, turn_id: str, keep: int, tokens: Sequence[int], now: float) -> None:
+        """Replace the end of an open turn's tokens. See ``SchedulerProtocol.revise``."""
+        self._book.opened.revise(turn_id, keep, tokens, now)
+
+    def close(self, turn_id: str, now: float) -> None:
+        """Forget an open turn. See ``SchedulerProtocol.close``."""
+        self._book.opened.close(turn_id, now)
+
     def cancel(self, turn_id: str, now: float) -> bool:
         """End a turn: at once if no step is under way, else at its commit."""
         turn = self._book.turns.get(turn_id)
@@ -136,6 +158,7 @@ class Scheduler:
 
     def end_program(self, program_id: str, now: float) -> None:
         """Cancel the program's turns and let go of its KV."""
+        self._book.opened.end(program_id, now)
         program = self._book.programs.get(program_id)
         if program is None:
             return
@@ -151,6 +174,7 @@ class Scheduler:
 
     def end_context(self, program_id: str, context: str, now: float) -> None:
         """Let go of the KV of one context of a program, unless it has a turn under way."""
+        self._book.opened.end(program_id, now, context)
         program = self._book.programs.get(program_id)
         found = program.contexts.get(context) if program is not None else None
         if found is not None and found.live_turns == 0:
@@ -176,13 +200,21 @@ class Scheduler:
         ttl = self._book.policy.retention.tool_event(context, event, now)
         if ttl is not None:
             self._book.pins.set_expiry(context, now + max(ttl, 0.0))
+        self._book.foresee(context, now)
 
-    def transferred(self, tickets: Collection[int], now: float) -> None:
-        """Note that copies are done: what was loaded can be used, what was stored be found."""
+    def transferred(
+        self, tickets: Collection[int], now: float, failed: Collection[int] = ()
+    ) -> None:
+        """Note that copies are over: what was loaded can be used, what was stored be found.
+
+        What ``failed`` is as if it had never begun.
+        """
         if self._book.transfers is None:
             raise InternalError("A transfer ended, but there is no host tier.")
         for ticket in tickets:
             self._book.transfers.finish(ticket, now)
+        for ticket in failed:
+            self._book.transfers.finish(ticket, now, failed=True)
         self._book.unblock()
 
     def take_events(self) -> list[Event]:
@@ -196,6 +228,11 @@ class Scheduler:
         if self._in_flight is not None:
             raise InternalError("The KV was given up while a step was under way.")
         book = self._book
+        book.opened.let_go(now)
+        if book.prefetcher is not None:
+            book.prefetcher.abort(now)
+        for turn in book.turns.values():
+            turn.fetching = False
         if book.transfers is not None:
             book.transfers.abort(now)
         self._planner.preempt_all(now)
@@ -214,6 +251,8 @@ class Scheduler:
         self._book.expire_pins(now)
         slices, budget = self._planner.continue_running(now)
         self._planner.admit(slices, budget, now)
+        self._planner.compute_ahead(slices, now)
+        self._book.prefetch(now)
         repeat = self._planner.repetitions(slices, horizon) if horizon > 1 else 1
         transfers = self._book.transfers
         new = transfers.take_new() if transfers is not None else ()
@@ -229,9 +268,12 @@ class Scheduler:
         started, self._in_flight = self._in_flight[1], None
         seconds = now - started
         turns, samples = self._book.turns, result.samples
-        total = 0
+        total = ahead = 0
         for piece in plan.slices:
-            turn, sample = turns[piece.turn_id], samples.get(piece.turn_id)
+            turn, sample = turns.get(piece.turn_id), samples.get(piece.turn_id)
+            if turn is None:
+                ahead += self._ahead(piece, sample, now)
+                continue
             if piece.sample != (sample is not None) and not _failed(sample):
                 raise InternalError(f"The step's samples do not fit its plan at {turn.turn_id}.")
             prefilled = 0
@@ -246,10 +288,16 @@ class Scheduler:
         self._book.counters.prefilled_tokens += total
         self._book.counters.steps += _repeated(plan, result)
         if self._observer is not None:
-            self._observer.observe(total, plan.tokens, seconds)
+            self._observer.observe(total + ahead, plan.tokens, seconds)
         if self._drafts is not None:
             self._drafts.drafter.observe(plan, result, seconds)
         return self.take_events()
+
+    def _ahead(self, piece: SeqSlice, sample: Sample | None, now: float) -> int:
+        """Account for a slice of an open turn; return how many of its tokens count."""
+        if piece.sample:
+            raise InternalError(f"Turn {piece.turn_id} of the step is not known.")
+        return self._book.opened.advance(piece, failed=_failed(sample), now=now)
 
     def _prefill(self, turn: TurnState, count: int, sample: Sample | None, now: float) -> int:
         """Move a prefill ``count`` tokens on and publish it; return how many were prefill."""
@@ -300,10 +348,16 @@ class Scheduler:
         """Return when the passing of time alone may change a decision, if no turn ends before."""
         return self._book.next_deadline(now)
 
+    def next_prefetch(self) -> float | None:
+        """Return when KV is next to be brought back from the host, if no turn comes before."""
+        prefetcher = self._book.prefetcher
+        # None is while turns wait; planning at that time would begin nothing.
+        return None if prefetcher is None or self._book.waiting else prefetcher.next_due()
+
     def statistics(self) -> SchedulerStatistics:
         """Return gauges and counters."""
         counts, counters, pins = self._book.kv.statistics(), self._book.counters, self._book.pins
-        copies = self._book.transfers
+        copies, ahead = self._book.transfers, self._book.prefetcher
         return SchedulerStatistics(
             running=len(self._book.running),
             waiting=len(self._book.waiting),
@@ -330,6 +384,10 @@ class Scheduler:
             transfers=0 if copies is None else len(copies),
             loaded_tokens=0 if copies is None else copies.loaded_tokens,
             stored_tokens=0 if copies is None else copies.stored_tokens,
+            fetched_tokens=0 if copies is None else copies.fetched_tokens,
+            prefetched_tokens=0 if ahead is None else ahead.pages * self._book.kv.page_size,
+            opened=len(self._book.opened),
+            streamed_tokens=self._book.opened.tokens,
             drafted_tokens=counters.drafted_tokens,
             accepted_tokens=counters.accepted_tokens,
         )

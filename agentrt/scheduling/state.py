@@ -35,7 +35,7 @@ class ProgramState:
 
 @dataclass(slots=True, eq=False)
 class Pin:
-    """A context's KV held after a turn ended, until ``expiry``."""
+    """A context's KV held after a turn ended, until ``expiry``; a ``soft`` one yields to any."""
 
     context: ContextState
     lease: KVLease
@@ -43,11 +43,15 @@ class Pin:
     ttl: float
     expiry: float
     tokens: int
+    soft: bool = False
 
 
 @dataclass(slots=True, eq=False)
 class ContextState:
-    """One line of prompts of a program. ``length`` is the tokens of its latest ended turn."""
+    """One line of prompts of a program. ``length`` is the tokens of its latest ended turn.
+
+    ``gone``: it is not expected back.
+    """
 
     program: ProgramState
     name: str
@@ -57,6 +61,7 @@ class ContextState:
     length: int = 0
     tool: str | None = None
     pin: Pin | None = None
+    gone: bool = False
 
     @property
     def owner(self) -> str:
@@ -77,7 +82,8 @@ class TurnState:
     prefill_end              the length at admission: what lies before it is prefill
 
     ``displaced``: it gave its place to a more urgent one, which happens once. ``loading``: the
-    ticket of the transfer that it waits for; until then it is not computed.
+    ticket of the transfer that it waits for; until then it is not computed. ``fetching``: it waits
+    to be started until its KV has been read from files.
     """
 
     request: TurnRequest
@@ -97,6 +103,7 @@ class TurnState:
     preemptions: int = 0
     displaced: bool = False
     loading: int | None = None
+    fetching: bool = False
     cancelled: bool = False
     tool_seen: str | None = None
     queue_seconds: float = 0.0

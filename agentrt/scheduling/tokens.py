@@ -29,6 +29,12 @@ class TokenList:
         """Append output tokens."""
         self._ids.extend(tokens)
 
+    def revise(self, keep: int, tokens: Sequence[int]) -> None:
+        """Replace what follows the first ``keep`` tokens."""
+        self._ids[keep:] = tokens
+        if self._page_size:
+            del self._keys[keep // self._page_size :]
+
     def page_keys(self, page_size: int, count: int) -> Sequence[Hashable]:
         """Return one tuple of token ids for each of the first ``count`` pages."""
         if page_size != self._page_size:

@@ -20,11 +20,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from agentrt.hints import FIELDS, Note
-from agentrt.scheduling.plan import TurnStats
+from agentrt.scheduling.plan import SchedulerStatistics, TurnStats
 from agentrt.scheduling.tenants import TenantStatistics
 
 if TYPE_CHECKING:
     from agentrt.engine.engine import EngineStatistics
+    from agentrt.engine.tiers.base import TierStatistics
     from agentrt.serving.contexts import IndexStatistics
 
 __all__ = ["CONTENT_TYPE", "Metrics", "TurnMeter"]
@@ -215,6 +216,11 @@ class _StatisticsCollector(Collector):
         yield _counter("engine_restarts", "Times that the engine started anew", engine.restarts)
         yield _gauge("engine_up", "1 while the engine runs", float(engine.state == "running"))
         yield _counter("engine_step_seconds", "Time spent in steps", engine.step_seconds)
+        yield _counter(
+            "streamed_tokens", "Tokens computed before they were asked for", now.streamed_tokens
+        )
+        if engine.tier is not None:
+            yield from _tier(now, engine.tier)
         outcomes = CounterMetricFamily(
             "agentrt_pins", "Pins that ended, by outcome.", labels=["outcome"]
         )
@@ -263,6 +269,26 @@ class _TenantCollector(Collector):
             for name, account in accounts.items():
                 family.add_metric([name], getattr(account, field))
             yield family
+
+
+def _tier(now: SchedulerStatistics, tier: TierStatistics) -> Iterator[Metric]:
+    """Yield what is copied between the pool and host memory."""
+    yield _gauge("host_kv_pages_total", "Pages of KV that fit host memory", tier.host_pages)
+    yield _gauge("host_kv_transfers_under_way", "Copies that are not over", now.transfers)
+    yield _counter("host_kv_copies", "Runs of pages copied", tier.copies)
+    yield _counter("host_kv_failed_transfers", "Transfers that failed", tier.failed)
+    yield _counter("prefetched_tokens", "Tokens brought back ahead", now.prefetched_tokens)
+    if tier.files is not None:
+        yield _gauge("kv_files", "Pages of KV in files", tier.files.files)
+        yield _gauge("kv_files_bytes", "Bytes of these files", tier.files.bytes)
+        for name in ("written", "read", "removed", "corrupt", "refused"):
+            yield _counter(f"kv_files_{name}", f"Files {name}", getattr(tier.files, name))
+    for kind, text in (("stored", "to"), ("loaded", "from")):
+        for unit in ("pages", "bytes", "seconds"):
+            value = getattr(tier, f"{kind}_{unit}")
+            yield _counter(
+                f"host_kv_{kind}_{unit}", f"{unit.capitalize()} copied {text} host memory", value
+            )
 
 
 def _pages(states: dict[str, int]) -> Metric:

@@ -148,9 +148,11 @@ class Simulation:
         return min(self._next_event(), math.inf if deadline is None else deadline)
 
     def _next_event(self) -> float:
-        """Return when a turn arrives or a copy is done, whichever is first."""
-        copied = math.inf if self._link is None else self._link.next_done()
-        return min(self._next_due(), copied)
+        """Return when a turn arrives, a copy is done or one is wanted, whichever is first."""
+        if self._link is None:
+            return self._next_due()
+        wanted = self._scheduler.next_prefetch()
+        return min(self._next_due(), self._link.next_done(), math.inf if wanted is None else wanted)
 
     def _skip_idle_time(self) -> None:
         event = self._next_event()

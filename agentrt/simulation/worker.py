@@ -134,8 +134,11 @@ class SimulatedWorker:
         return min(self.next_copy(), math.inf if deadline is None else deadline)
 
     def next_copy(self) -> float:
-        """Return when the next copy from or to the host tier is done; infinity if none runs."""
-        return math.inf if self._link is None else self._link.next_done()
+        """Return when the next copy from or to the host tier is done or wanted; else infinity."""
+        if self._link is None:
+            return math.inf
+        wanted = self.scheduler.next_prefetch()
+        return min(self._link.next_done(), math.inf if wanted is None else wanted)
 
     def commit(self, now: float) -> list[Event]:
         """End the step under way; return what the scheduler made of it."""

@@ -102,6 +102,11 @@ class Attention(Protocol):
         """Return how many tokens a page holds."""
         ...
 
+    @property
+    def page_tensors(self) -> tuple[torch.Tensor, ...]:
+        """Return all that a page is made of: contiguous tensors ``[layers, 2, pages, ...]``."""
+        ...
+
     def plan(self, layout: BatchLayout) -> AttentionStep:
         """Prepare one step. The step is valid until the next call of ``plan``.
 

@@ -20,7 +20,8 @@ _Count = TypeVar("_Count", int, NDArray[np.int64])
 class PagePool:
     """Keys and values in ``[layers, 2, pages, kv heads, page, head dim]``.
 
-    A page of one head is contiguous. Seen flat, a layer is ``2 * pages * kv heads`` rows, each one
+    ``dtype`` is what is computed in, and that of ``kv`` unless a subclass keeps it narrower. A page
+    of one head is contiguous. Seen flat, a layer is ``2 * pages * kv heads`` rows, each one
     page of one head; gathering picks such rows, so that each head's tokens end up side by side.
     """
 
@@ -31,16 +32,24 @@ class PagePool:
         page_size: int,
         dtype: torch.dtype,
         device: torch.device | str,
+        *,
+        computed: torch.dtype | None = None,
     ) -> None:
         heads, dim = config.num_kv_heads, config.head_dim
         shape = (config.num_layers, 2, num_pages, heads, page_size, dim)
         # Zeros, not empty: touching the memory here makes a pool that does not fit fail at start.
         self.kv = torch.zeros(shape, dtype=dtype, device=device)
         self.num_pages, self.heads, self.page_size, self.dim = shape[2:]
-        self._scratch = torch.empty(0, dtype=dtype, device=device)
+        self.dtype = computed or dtype
+        self._scratch = torch.empty(0, dtype=self.dtype, device=device)
         # [2, 1, heads, 1]: where the rows of keys and of values, and of each head, begin.
         sides = torch.arange(2, device=device).view(2, 1, 1, 1) * (num_pages * heads)
         self._begins = sides + torch.arange(heads, device=device).view(1, 1, heads, 1)
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """All that a page is made of: tensors ``[layers, 2, pages, ...]``."""
+        return (self.kv,)
 
     def pages_for(self, tokens: _Count) -> _Count:
         """Return how many pages hold ``tokens`` tokens; of an array, for each."""
@@ -98,7 +107,7 @@ class PagePool:
         """Make the scratch large enough to gather ``rows`` rows at once."""
         if self._scratch.shape[0] < rows:
             shape = (rows, self.page_size * self.dim)
-            self._scratch = torch.empty(shape, dtype=self.kv.dtype, device=self.kv.device)
+            self._scratch = torch.empty(shape, dtype=self.dtype, device=self.kv.device)
 
     def gather(
         self, layer: int, rows: torch.Tensor, items: int, unwritten: torch.Tensor | None = None
@@ -108,11 +117,15 @@ class PagePool:
         They are overwritten by the next call. ``unwritten`` comes from :meth:`unwritten`.
         """
         buffer = self._scratch[: rows.numel()]
-        torch.index_select(self.kv[layer].view(-1, self.page_size * self.dim), 0, rows, out=buffer)
+        self._pick(layer, rows, buffer)
         if unwritten is not None:
             buffer.view(-1, self.dim).index_fill_(0, unwritten, 0.0)
         keys, values = buffer.view(2, items, self.heads, -1, self.dim)
         return keys, values
+
+    def _pick(self, layer: int, rows: torch.Tensor, buffer: torch.Tensor) -> None:
+        """Gather rows into ``buffer [rows, page * head dim]``."""
+        torch.index_select(self.kv[layer].view(-1, self.page_size * self.dim), 0, rows, out=buffer)
 
     def unwritten(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return which vectors of a gathering are to be zeroed, given tokens ``[items, tokens]``.
@@ -124,6 +137,5 @@ class PagePool:
 
     def mask(self, hidden: torch.Tensor, value: float) -> torch.Tensor:
         """Return a mask to add to scores: ``value`` where ``hidden``, zero elsewhere."""
-        return torch.zeros(hidden.shape, dtype=self.kv.dtype, device=hidden.device).masked_fill_(
-            hidden, value
-        )
+        empty = torch.zeros(hidden.shape, dtype=self.dtype, device=hidden.device)
+        return empty.masked_fill_(hidden, value)

@@ -11,6 +11,7 @@ from agentrt.engine.attention.base import BatchLayout, SliceLayout
 from agentrt.engine.attention.decode import DecodePlan
 from agentrt.engine.attention.extend import ExtendPlan
 from agentrt.engine.attention.pool import PagePool
+from agentrt.engine.attention.quantized import make_pool
 from agentrt.engine.model.config import ModelShape
 
 __all__ = ["TorchPagedAttention", "TorchPagedStep"]
@@ -28,6 +29,7 @@ class TorchPagedAttention:
         page_size: tokens a page holds.
         dtype: of keys and values: the model's.
         device: where they live.
+        kv_dtype: what they are kept as: ``auto`` (as they are), ``int8`` or ``fp8``.
     """
 
     def __init__(
@@ -37,15 +39,21 @@ class TorchPagedAttention:
         page_size: int,
         dtype: torch.dtype,
         device: torch.device | str = "cpu",
+        kv_dtype: str = "auto",
     ) -> None:
         self._windows = config.windows
-        self._pool = PagePool(config, num_pages, page_size, dtype, device)
+        self._pool = make_pool(config, num_pages, page_size, dtype, device, kv_dtype)
         self._chunk = max(1, CHUNK // page_size) * page_size
 
     @property
     def kv(self) -> torch.Tensor:
         """Return keys and values, ``[layers, 2, pages, kv heads, page, head dim]``."""
         return self._pool.kv
+
+    @property
+    def page_tensors(self) -> tuple[torch.Tensor, ...]:
+        """Return all that a page is made of: tensors ``[layers, 2, pages, ...]``."""
+        return self._pool.tensors
 
     @property
     def num_pages(self) -> int:

@@ -9,11 +9,11 @@ Losing one is a leak that ``check_integrity`` reports, never the release of some
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 from agentrt.engine.kv.pages import PagePool
-from agentrt.engine.kv.prefix import EvictionScore, Node, PrefixTree
+from agentrt.engine.kv.prefix import Evicted, EvictionScore, Node, PrefixTree, keys_to
 from agentrt.errors import InternalError
 
 __all__ = ["CacheStatistics", "Lease", "PageCache"]
@@ -51,18 +51,26 @@ class PageCache:
     """Page pool and prefix tree behind one set of verbs.
 
     ``total`` is in pages, ``page_size`` in tokens. ``score`` says what is evicted first, with
-    ``rescore`` asked anew at each eviction; times are the caller's clock.
+    ``rescore`` asked anew at each eviction; ``evicted`` is told of pages before others get them.
+    Times are the caller's clock.
     """
 
     def __init__(
-        self, total: int, page_size: int, score: EvictionScore, *, rescore: bool = False
+        self,
+        total: int,
+        page_size: int,
+        score: EvictionScore,
+        *,
+        rescore: bool = False,
+        evicted: Evicted | None = None,
     ) -> None:
         self.total = total
         self.page_size = page_size
         self._score = score
         self._rescore = rescore
+        self._told = evicted
         self._pool = PagePool(total)
-        self._tree = PrefixTree(score, rescore=rescore)
+        self._tree = PrefixTree(score, rescore=rescore, evicted=evicted)
         self._leases: set[Lease] = set()
         self._private = 0
         self._evicted = 0
@@ -158,12 +166,17 @@ class PageCache:
             raise InternalError(f"The page cache was reset under {len(self._leases)} leases.")
         self._evicted += self._tree.pages
         self._pool = PagePool(self.total)
-        self._tree = PrefixTree(self._score, rescore=self._rescore)
+        self._tree = PrefixTree(self._score, rescore=self._rescore, evicted=self._told)
         self._private = 0
 
     def _require_open(self, lease: Lease) -> None:
         if not lease.open:
             raise InternalError(f"{lease!r} was used after its release.")
+
+    def runs(self) -> Iterator[tuple[list[Hashable], list[int]]]:
+        """Yield what is cached: keys from the first page on, and the pages of the last of them."""
+        for node in self._tree.nodes():
+            yield keys_to(node), list(node.pages)
 
     def statistics(self) -> CacheStatistics:
         """Return page counts."""

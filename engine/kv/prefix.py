@@ -14,10 +14,14 @@ from typing import Any, NamedTuple, TypeAlias
 
 from agentrt.errors import InternalError
 
-__all__ = ["EvictionScore", "Match", "Node", "PrefixTree"]
+__all__ = ["Evicted", "EvictionScore", "Match", "Node", "PrefixTree", "keys_to"]
 
 EvictionScore: TypeAlias = Callable[["Node"], Any]
 """Gives a run of cached pages a sortable score; the lowest goes first."""
+
+
+Evicted: TypeAlias = Callable[[Sequence[Hashable], Sequence[int]], None]
+"""Told what is about to go: keys from the first page on, and the pages of the last of them."""
 
 
 class Node:
@@ -79,14 +83,26 @@ def _is_candidate(stamp: int, node: Node) -> bool:
     return stamp == node.stamp and not node.locks and not node.children and bool(node.pages)
 
 
+def keys_to(node: Node) -> list[Hashable]:
+    """Return the keys of the whole path that ends with ``node``."""
+    return [key for part in reversed(list(node.path())) for key in part.keys]
+
+
 class PrefixTree:
     """Cached runs by content. Pages come in by ``insert`` and leave by ``evict``.
 
     A run is scored when it becomes evictable; with ``rescore`` all that can go are scored anew at
-    each eviction.
+    each eviction. ``evicted`` is told of pages before they are given to anybody else.
     """
 
-    def __init__(self, score: EvictionScore, *, rescore: bool = False) -> None:
+    def __init__(
+        self,
+        score: EvictionScore,
+        *,
+        rescore: bool = False,
+        evicted: Evicted | None = None,
+    ) -> None:
+        self._evicted = evicted
         self.root = Node([], [], None)
         self.pages = 0
         self.locked_pages = 0
@@ -274,6 +290,8 @@ class PrefixTree:
         """Take up to ``count`` pages off the tail of a leaf; remove it when it is empty."""
         take = min(count, len(node.pages))
         pages = node.pages[-take:]
+        if self._evicted is not None:
+            self._evicted(keys_to(node), pages)
         first = node.keys[0]
         del node.pages[-take:], node.keys[-take:]
         self.pages -= take

@@ -26,7 +26,14 @@ from agentrt.engine.model.vocabulary import EOS, PAD, SPECIAL, write_json, write
 from agentrt.engine.model.weights import tensor_shapes
 from agentrt.errors import ModelError
 
-__all__ = ["NONSENSE", "MadeModel", "default_model_dir", "ensure_default_model", "make_model"]
+__all__ = [
+    "NONSENSE",
+    "MadeModel",
+    "cache_dir",
+    "default_model_dir",
+    "ensure_default_model",
+    "make_model",
+]
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Told bytes of weights made so far, and in all."""
@@ -101,15 +108,20 @@ def default_model_dir(cache: Path | None = None) -> Path:
     """Return where the default model is kept, whether it is there yet or not.
 
     Args:
-        cache: agentrt's cache directory; None takes ``$AGENTRT_CACHE``, else ``agentrt`` below
-            ``$XDG_CACHE_HOME``, else ``~/.cache/agentrt``.
+        cache: agentrt's cache directory; None takes that of ``cache_dir``.
     """
-    if cache is None:
-        own, general = os.environ.get("AGENTRT_CACHE"), os.environ.get("XDG_CACHE_HOME")
-        base = Path(general) if general else Path.home() / ".cache"
-        cache = Path(own) if own else base / "agentrt"
     arch, size, seed = _DEFAULT
-    return cache / "models" / f"{arch}-{size}-seed{seed}-r{RECIPE}"
+    return (cache or cache_dir()) / "models" / f"{arch}-{size}-seed{seed}-r{RECIPE}"
+
+
+def cache_dir() -> Path:
+    """Return agentrt's cache directory, whether it is there yet or not.
+
+    ``$AGENTRT_CACHE``, else ``agentrt`` below ``$XDG_CACHE_HOME``, else ``~/.cache/agentrt``.
+    """
+    own, general = os.environ.get("AGENTRT_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    base = Path(general) if general else Path.home() / ".cache"
+    return Path(own) if own else base / "agentrt"
 
 
 def ensure_default_model(progress: Progress | None = None, *, cache: Path | None = None) -> Path:

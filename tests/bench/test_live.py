@@ -178,3 +178,11 @@ def test_a_sandbox_without_commands_is_refused():
     arrivals = [(0.0, one) for one in small_workload().programs]
     with pytest.raises(ConfigError, match="no command to run"):
         live.run_live(arrivals, record, BenchSettings(sandbox="process"))
+
+
+def test_host_memory_for_kv_is_for_the_live_engine():
+    from agentrt.bench.live import runtime_config
+
+    assert runtime_config("fcfs", BenchSettings(host_kv_bytes=1 << 20)).host_kv_bytes == 1 << 20
+    with pytest.raises(ConfigError, match="--host-kv has no effect on the simulated"):
+        BenchSettings(engine="simulated", host_kv_bytes=1)

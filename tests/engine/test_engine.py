@@ -399,7 +399,7 @@ class TestFailures:
 
     async def test_a_submit_that_breaks_the_scheduler_is_answered_too(self):
         class Broken(Scheduler):
-            def submit(self, request, now):
+            def submit(self, request, now, opened=None):
                 raise InternalError("The queue is corrupt.")
 
         policy = make_policy("fcfs")

@@ -14,6 +14,7 @@ import torch
 import transformers
 
 from agentrt.engine.attention import BatchLayout, SliceLayout
+from agentrt.engine.cpu import choose_kernels
 from agentrt.engine.model.hf_check import check_computation
 from agentrt.engine.model.load import open_source
 from agentrt.errors import ModelError
@@ -98,6 +99,7 @@ def test_turns_with_prefix_hits_and_preemption_give_transformers_tokens(
 ) -> None:
     """Greedy turns: two that share a prefix, and two in a pool that is too small for both."""
     model, first = load(models(kind)), prompt(1, 40)
+    model.kernels = choose_kernels("auto", "cpu")  # ours where they can be built, else torch's
     shared = [
         Ask(tuple(first), 9, GREEDY),
         Ask(tuple(prompt(2, 33)), 9, GREEDY),

@@ -1,7 +1,7 @@
 """Our policy: programs live in the pool or wait outside, the ones with least to do first.
 
     tenants    by two-level virtual time, where there are weights (``fairness.py``)
-    order      preempted > aged past ``max_wait`` > those whose KV is pinned > the others; in each
+    order      preempted > aged past ``max_wait`` > programs that are inside > the others; in each
                by program size: turns served and left
     left       hinted (``remaining_turns``); else the mean of programs, whatever was served
     admission  newcomers start when the working sets inside will go on fitting
@@ -10,7 +10,8 @@
     pins       give way only as a last resort; the lowest-ranked program's goes, not the newest's
     aged       turns are guests: they borrow pages for one turn, and nobody's place
                (``residency.py``)
-    host tier  what is cheaper to load than to compute is kept there (``tiers.py``)
+    host tier  what is cheaper to load than to compute is kept there, and brought back before its
+               context is likely to return (``tiers.py``)
 
 Without hints this is least attained service, in turns of average service: a newcomer has more
 chance to be short than a program that has gone on for long. With hints the shortest goes first, by
@@ -56,6 +57,7 @@ INGREDIENTS = (
     "return-times",
     "tool-events",
     "tiers",
+    "prefetch",
     "tenants",
 )
 """What ``no-NAME`` switches off."""
@@ -66,12 +68,13 @@ PLAIN_TTL = 30.0
 class SizeOrder(Listener):
     """Ranks programs by what they have had and have left, in turns; also whose pin goes first.
 
-    ``inside_first`` ranks turns whose KV is pinned before the others.
+    ``inside_first`` ranks turns of programs that are inside before the others.
     """
 
     def __init__(
         self,
         sizes: ProgramSizes,
+        residency: Residency,
         crowd: Crowd,
         *,
         by_size: bool,
@@ -80,6 +83,7 @@ class SizeOrder(Listener):
     ) -> None:
         self._inside_first = inside_first
         self._sizes = sizes
+        self._residency = residency
         self._crowd = crowd
         self._by_size = by_size
         self._heed_hints = heed_hints
@@ -87,7 +91,7 @@ class SizeOrder(Listener):
 
     def __call__(self, turn: TurnView) -> tuple[Any, ...]:
         """Order preempted turns first, then pinned ones, then by size; arrival breaks ties."""
-        inside = not self._inside_first or turn.pinned
+        inside = not self._inside_first or self._residency.is_inside(turn)
         key = self.size(turn) if self._sizes_count() else 0.0
         return (turn.preemptions == 0, not inside, key, turn.program_arrival, turn.submitted)
 
@@ -152,6 +156,7 @@ def agentrt(argument: str | None, around: Surroundings) -> Policy:
     # With a host tier programs need no place of their own: what they lose is cheap to bring back.
     order = SizeOrder(
         sizes,
+        residency,
         crowd,
         by_size="size" not in off,
         heed_hints="hints" not in off,
@@ -164,7 +169,9 @@ def agentrt(argument: str | None, around: Surroundings) -> Policy:
         order,
         ReturnTimes(away, residency, around, fixed=fixed),
         admission=WorkingSetAdmission(sizes, residency, crowd) if bounded else AdmitAll(),
-        tiering=KeepOnHost() if "tiers" in off else CheapestPlace(around),
+        tiering=KeepOnHost()
+        if "tiers" in off
+        else CheapestPlace(around, None if "prefetch" in off else away),
         yields=None if "victims" in off else order.yields,
         epoch=lambda: crowd.epoch,
         listeners=(sizes, residency, crowd, away, order),

@@ -94,6 +94,11 @@ class NativePagedAttention:
         return self._pool.kv
 
     @property
+    def page_tensors(self) -> tuple[torch.Tensor, ...]:
+        """Return all that a page is made of: tensors ``[layers, 2, pages, ...]``."""
+        return self._pool.tensors
+
+    @property
     def num_pages(self) -> int:
         """Return how many pages there are."""
         return self._pool.num_pages
