@@ -46,7 +46,7 @@ async def test_the_files_of_a_call(provider, governor) -> None:
         str(64 * MIB),
         str(96 * MIB),
         "1",
-        "25",
+        "50",
         "50000 100000",
         "40",
     ]
