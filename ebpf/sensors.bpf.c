@@ -21,6 +21,7 @@ struct settings {
 	u64 burst_bytes; /* report when this much was touched ... */
 	u64 burst_ns;    /* ... within this time; 0: never */
 	u64 generation;  /* changes with `roots` */
+	u64 lazy_bytes;  /* of ordinary events may lie there before the reader is woken; 0: none */
 };
 
 struct {
@@ -82,6 +83,21 @@ static __always_inline struct settings *get_settings(void)
 	return bpf_map_lookup_elem(&settings, &zero);
 }
 
+/* Hand the event over. Waking the reader costs more than all of a short call's events. */
+static __always_inline void submit(struct event *event, bool urgent)
+{
+	struct settings *config = get_settings();
+	u64 flags = 0;
+
+	if (config && config->lazy_bytes) {
+		if (!urgent && bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) < config->lazy_bytes)
+			flags = BPF_RB_NO_WAKEUP;
+		else
+			flags = BPF_RB_FORCE_WAKEUP; /* others lie there already: it would not wake by itself */
+	}
+	bpf_ringbuf_submit(event, flags);
+}
+
 static __always_inline struct cell *current_cell(struct settings *config)
 {
 	u64 id = bpf_get_current_cgroup_id();
@@ -129,7 +145,7 @@ int BPF_PROG(on_fork, struct task_struct *parent, struct task_struct *child)
 		return 0;
 	event->parent = parent->tgid;
 	BPF_CORE_READ_STR_INTO(&event->text, child, comm);
-	bpf_ringbuf_submit(event, 0);
+	submit(event, false);
 	remember_place(child, pid);
 	return 0;
 }
@@ -142,7 +158,7 @@ int BPF_PROG(on_exec, struct task_struct *task, int old_pid, struct linux_binprm
 	if (!event)
 		return 0;
 	bpf_probe_read_kernel_str(event->text, TEXT, BPF_CORE_READ(binprm, filename));
-	bpf_ringbuf_submit(event, 0);
+	submit(event, false);
 	remember_place(task, task->tgid);
 	return 0;
 }
@@ -161,7 +177,7 @@ int BPF_PROG(on_exit, struct task_struct *task)
 		return 0;
 	event->status = task->exit_code;
 	BPF_CORE_READ_STR_INTO(&event->text, task, comm);
-	bpf_ringbuf_submit(event, 0);
+	submit(event, false);
 	return 0;
 }
 
@@ -185,7 +201,7 @@ int BPF_PROG(on_move, struct cgroup *target, const char *path, struct task_struc
 	if (event) {
 		event->value = previous;
 		BPF_CORE_READ_STR_INTO(&event->text, task, comm);
-		bpf_ringbuf_submit(event, 0);
+		submit(event, false);
 	}
 	if (event)
 		remember_place(task, pid);
@@ -204,7 +220,7 @@ int BPF_PROG(on_oom, struct task_struct *task)
 	if (!event)
 		return 0;
 	BPF_CORE_READ_STR_INTO(&event->text, task, comm);
-	bpf_ringbuf_submit(event, 0);
+	submit(event, true);
 	return 0;
 }
 
@@ -220,7 +236,7 @@ static __always_inline void report_reclaim(struct cell *cell, u64 now)
 	event->value = cell->reclaim_ns;
 	cell->reclaim_ns = 0;
 	cell->reclaim_reported = now;
-	bpf_ringbuf_submit(event, 0);
+	submit(event, true);
 }
 
 SEC("tp_btf/mm_vmscan_memcg_reclaim_begin")
@@ -286,7 +302,7 @@ int BPF_PROG(on_page, void *page, unsigned int order, unsigned int gfp)
 		event = current_event(EVENT_BURST);
 		if (event) {
 			event->value = touched;
-			bpf_ringbuf_submit(event, 0);
+			submit(event, true);
 		}
 	}
 	cell->window_start = now;
@@ -322,7 +338,7 @@ static __always_inline void observe(struct bpf_sock_addr *ctx, u16 family)
 	if (!event)
 		return;
 	__builtin_memcpy(event->text, &to.address, sizeof(to.address));
-	bpf_ringbuf_submit(event, 0);
+	submit(event, false);
 }
 
 SEC("cgroup/connect4")

@@ -15,7 +15,7 @@ from agentrt.resources.control_config import ControllerConfig
 from agentrt.resources.control_events import HIGH
 from agentrt.resources.control_state import TOP_SHARE, LiveCall
 
-__all__ = ["Balance", "balance", "rank"]
+__all__ = ["Balance", "all_fit", "balance", "rank"]
 
 LEAST_TRIAL = 1 << 20
 LEAST_THAW = 4 << 20
@@ -60,6 +60,19 @@ def balance(
     if order and not table.out.run:
         table.rescue()
     return table.out
+
+
+def all_fit(config: ControllerConfig, calls: Sequence[LiveCall], overhead: int) -> bool:
+    """Whether all could use their claims and grow at once, with the margin left: a cheap look.
+
+    Then ``balance`` lets everybody go on, and nobody's room is tight.
+    """
+    after = {HOST: config.memory - overhead - 2 * config.spare}
+    for call in calls:
+        most = call.usage + max(call.need, call.growth(config.horizon))
+        for scope, limit in config.budgets.limits(call):
+            after[scope] = after.get(scope, limit) - most
+    return min(after.values()) >= 0
 
 
 class _Table:

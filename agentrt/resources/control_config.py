@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -13,7 +14,7 @@ __all__ = ["ControllerConfig", "ControllerStatistics"]
 MIB = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ControllerConfig:
     """What the controller may give, and how patient it is. Bytes and seconds.
 
@@ -73,7 +74,7 @@ class ControllerConfig:
                 "A bound of the controller is not positive.", remedy="Use seconds > 0."
             )
 
-    @property
+    @functools.cached_property
     def budgets(self) -> Budgets:
         """The budgets as the decisions use them."""
         return Budgets(self.memory, self.tenants, self.tenant_memory, self.program_memory)
@@ -109,3 +110,4 @@ class ControllerStatistics:
     throttles: int
     reclaims: int
     lent: int
+    weight_cuts: int = 0

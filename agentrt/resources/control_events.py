@@ -16,6 +16,7 @@ __all__ = [
     "Action",
     "Admit",
     "CallSpec",
+    "CpuSample",
     "Ended",
     "Event",
     "FrameworkSample",
@@ -110,6 +111,13 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
+class CpuSample:
+    """Seconds since its start in which some process of a call waited for a CPU, by call."""
+
+    stalled: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class MemoryEvent:
     """A call's own counters moved: ``high`` breaches and OOM kills since its start."""
 
@@ -163,6 +171,7 @@ Event: TypeAlias = (
     Requested
     | Started
     | Sample
+    | CpuSample
     | MemoryEvent
     | Pressure
     | Ended

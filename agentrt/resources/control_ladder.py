@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agentrt.resources import control_events as ev
-from agentrt.resources.control_balance import Balance, balance
+from agentrt.resources.control_balance import Balance, all_fit, balance
 from agentrt.resources.control_budget import HOST, safe_order
 from agentrt.resources.control_config import ControllerConfig
 from agentrt.resources.control_state import LiveCall
@@ -35,6 +35,9 @@ class Ladder:
         self, live: Sequence[LiveCall], overhead: int, wanted: bool, now: float
     ) -> list[ev.Action]:
         """What is to be done for the live calls now. ``wanted``: others wait for room."""
+        easy = not wanted and all(self._is_easy(call, now) for call in live)
+        if easy and all_fit(self._config, live, overhead):
+            return []  # the usual case: the rest would find the same, only slower
         out: list[ev.Action] = []
         for call in live:
             out += self._own_limit(call, live, overhead, now)
@@ -54,6 +57,16 @@ class Ladder:
         if found.hold or wanted:
             out += self._repay(live, now)
         return out
+
+    def _is_easy(self, call: LiveCall, now: float) -> bool:
+        """Whether it runs freely, within what it declared, and owes its turn to nobody."""
+        return (
+            call.state in ("admitted", "running")
+            and call.high is None
+            and call.hungry_since is None
+            and call.aged_until <= now
+            and call.wish(self._config.horizon) <= call.soft
+        )
 
     def deadline(self, call: LiveCall) -> float | None:
         """When time alone changes what is done for ``call``."""

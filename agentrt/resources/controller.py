@@ -30,6 +30,7 @@ from agentrt.resources.control_config import ControllerConfig, ControllerStatist
 from agentrt.resources.control_integrity import check
 from agentrt.resources.control_ladder import Ladder
 from agentrt.resources.control_state import CallReport, LiveCall
+from agentrt.resources.control_weights import WEIGHTS, Weights
 
 __all__ = ["Controller", "ControllerConfig", "ControllerStatistics"]
 
@@ -47,6 +48,7 @@ class Controller:
         self._numbers = 0
         self._overheads: list[int] = []
         self._ladder = Ladder(config)
+        self._weights = Weights()
         self._counts = {"admitted": 0, "ended": 0, "refused": 0}
 
     # --- what drivers call ------------------------------------------------------------------------
@@ -116,6 +118,7 @@ class Controller:
             throttles=counts["throttles"],
             reclaims=counts["reclaims"],
             lent=counts["lent"],
+            weight_cuts=self._weights.cuts,
             **self._counts,
         )
 
@@ -149,8 +152,11 @@ class Controller:
                 self._sample(event, now)
             case ev.MemoryEvent(call):
                 self._ladder.memory_event(self._calls.get(call), event, now)
+            case ev.CpuSample(stalled):
+                out += self._weights.sample(self._live(), stalled, now)
             case ev.Ended(call):
                 self._end(call)
+                out += self._weights.ended(call, self._live())
             case ev.TurnStarted(program):
                 out += self._ladder.turn_started(program, now)
             case ev.TurnEnded(program):
@@ -202,6 +208,7 @@ class Controller:
         call.state = "admitted"
         cut_reservations(self.config, call, [c for c in self._live() if c is not call] + [call])
         self._counts["admitted"] += 1
+        out.append(ev.SetWeight(spec.call, WEIGHTS[spec.priority]))  # it may have been cut
         if call.claim != spec.claim:
             out.append(ev.SetMax(spec.call, call.claim))
         return call
@@ -243,7 +250,9 @@ class Controller:
                 out += self._ladder.kill(call, "deadline", "its deadline passed", None, now)
 
     def _admit(self, now: float, out: list[ev.Action]) -> None:
-        waiting = queue_order(self.config, self._waiting(), self._live(), now)
+        if not (waiting := self._waiting()):
+            return
+        waiting = queue_order(self.config, waiting, self._live(), now)
         place = 0
         blocked = ""
         for call in waiting:

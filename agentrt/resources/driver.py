@@ -21,7 +21,9 @@ from typing import Literal, TypeAlias
 from agentrt.resources import control_events as ev
 from agentrt.resources.cgroup import Control
 from agentrt.resources.control_state import CallReport
+from agentrt.resources.control_weights import WEIGHTS
 from agentrt.resources.controller import Controller, ControllerConfig, ControllerStatistics
+from agentrt.resources.slow_looks import notice_blocked, waits_for_cpus
 from agentrt.resources.tickets import Progress, Ticket
 from agentrt.resources.urgency import urgent
 
@@ -35,8 +37,6 @@ BANDWIDTH = 2.0 * (1 << 30)
 """Bytes a second that one call may touch at most: how soon what is free could be gone."""
 SLOW_LOOK = 0.5
 """Seconds between looks at CPU use and memory counters."""
-BLOCKED_CPU = 0.01
-BLOCKED_AFTER = 2
 MOST_RESTARTS = 3
 JOIN_SECONDS = 5.0
 
@@ -233,25 +233,9 @@ class Driver:
         self._send(ev.Sample(usage, total=total))
         if now >= self._slow_due:
             self._slow_due = now + SLOW_LOOK
-            self._look_slowly()
-
-    def _look_slowly(self) -> None:
-        """Notice calls that wait for something else than us: they use no CPU."""
-        for ticket in self._tickets.values():
-            if ticket.control is None or ticket.frozen:
-                continue
-            spent = ticket.control.cpu_seconds()
-            if spent is None:
-                continue
-            idle = ticket.cpu is not None and spent - ticket.cpu < BLOCKED_CPU * SLOW_LOOK
-            ticket.cpu = spent
-            ticket.idle_looks = ticket.idle_looks + 1 if idle else 0
-            if ticket.idle_looks == BLOCKED_AFTER:
-                ticket.blocked = True
-                self._said.append((ticket, "blocked"))
-            elif ticket.blocked and not idle:
-                ticket.blocked = False
-                self._said.append((ticket, "running"))
+            self._said += notice_blocked(self._tickets.values(), SLOW_LOOK)
+            if stalled := waits_for_cpus(self._tickets.values()):
+                self._send(ev.CpuSample(stalled))
 
     # --- events and actions ---
 
@@ -287,6 +271,10 @@ class Driver:
             if ticket.frozen and ticket.control is not None:
                 ticket.control.freeze(False)
                 ticket.frozen = False
+            if ticket.weight is not None and ticket.control is not None:
+                usual = WEIGHTS[ticket.spec.priority]
+                ticket.control.set_weight(usual)
+                ticket.on_weight(usual)
             if not ticket.admitted:
                 ticket.admit(ticket.spec.claim, 0)
 
@@ -344,6 +332,8 @@ class Driver:
                 self._said.append((ticket, "throttled"))
         elif isinstance(action, ev.SetWeight):
             said = control.set_weight(action.weight)
+            ticket.weight = action.weight
+            ticket.on_weight(action.weight)
         else:
             return
         if said:

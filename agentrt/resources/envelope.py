@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from agentrt.resources.control_events import HIGH, LOW, NORMAL, CallSpec
+from agentrt.resources.control_weights import WEIGHTS
 from agentrt.resources.intent import Intent, Network, OnLimit, Priority
 from agentrt.resources.learned import Estimate
 from agentrt.resources.units import show_size
@@ -21,8 +22,6 @@ MIB = 1 << 20
 LEVELS = {"low": 256 * MIB, "medium": 1024 * MIB}
 """Bytes of the memory levels; ``high`` is whatever the budgets allow."""
 PRIORITIES: dict[str, int] = {"low": LOW, "normal": NORMAL, "high": HIGH}
-WEIGHTS = {LOW: 25, NORMAL: 100, HIGH: 400}
-"""CPU weights by priority: under contention a high call gets 16 times what a low one gets."""
 HEADROOM = 0.25
 LEAST_HEADROOM = 32 * MIB
 """Between what was declared and the hard limit: room to act in before the kernel kills."""

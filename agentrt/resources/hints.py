@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agentrt.errors import AgentRTError
-from agentrt.resources.intent import Intent, intent_from_json, merged
+from agentrt.resources.intent import NOTHING, Intent, intent_from_json, merged
 
 __all__ = ["HINT_VARIABLE", "hint_in_command", "hint_of_call", "parse_hint", "tool_call_intent"]
 
@@ -78,7 +78,7 @@ def hint_of_call(
     text = hint_in_command(command)
     if text is None:
         text = env.get(HINT_VARIABLE)
-    return parse_hint(text) if text else (Intent(), ())
+    return parse_hint(text) if text else (NOTHING, ())
 
 
 def tool_call_intent(

@@ -136,8 +136,8 @@ def current_intent() -> Intent | None:
 
 def merged(first: Intent | None, second: Intent | None) -> Intent:
     """Field by field what ``first`` declares, else what ``second`` does."""
-    if first is None or second is None:
-        return first or second or Intent()
+    if not first or not second:
+        return first or second or NOTHING
     missing = {
         field.name: getattr(second, field.name)
         for field in fields(Intent)
@@ -232,3 +232,7 @@ def _positive(value: object) -> bool:
 
 def _wrong(name: str, value: Any, remedy: str) -> ConfigError:
     return ConfigError(f"An intent's {name} cannot be {value!r}.", remedy=remedy)
+
+
+NOTHING = Intent()
+"""Declares nothing."""

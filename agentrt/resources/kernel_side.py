@@ -20,6 +20,8 @@ from agentrt.resources.watch import Watcher
 __all__ = ["CallEvents", "KernelSide"]
 
 ADDRESSES_KEPT = 16
+LAZY = 256 << 10
+"""Bytes of ordinary events, some 1,500, that may wait for the end of a call."""
 URGENT = frozenset({"burst", "reclaim", "oom"})
 
 
@@ -56,7 +58,7 @@ class KernelSide:
         self._sensor: Sensor | None = None
         self._egress: Egress | None = None
         try:
-            self._sensor = open_sensors(watcher, self._receive, [root], backend="bpf")
+            self._sensor = open_sensors(watcher, self._receive, [root], backend="bpf", lazy=LAZY)
             self._egress = Egress(self._sensor)
         except (BackendUnavailable, OSError) as error:
             self.notes = (f"sensors: {error}",)
@@ -79,6 +81,8 @@ class KernelSide:
         """What was seen of the call; its egress policy goes as well."""
         if self._egress is not None:
             self._egress.lift(cgroup_id)
+        if self._sensor is not None:
+            self._sensor.drain()
         with self._lock:
             return self._calls.pop(cgroup_id, CallEvents())
 

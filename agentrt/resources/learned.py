@@ -11,7 +11,7 @@ import functools
 import re
 import shlex
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -124,7 +124,10 @@ def _text_name(command: str) -> str:
 
 def quantile(values: Sequence[float], share: float) -> float:
     """The value that ``share`` of ``values`` do not exceed, interpolated; they need no order."""
-    ordered = sorted(values)
+    return _at(sorted(values), share)
+
+
+def _at(ordered: Sequence[float], share: float) -> float:
     place = share * (len(ordered) - 1)
     low = int(place)
     high = min(low + 1, len(ordered) - 1)
@@ -145,7 +148,7 @@ class Learner:
         for group, name in _groups(tool, kind, repository):
             seen = self._seen.get(group, ())
             if len(seen) >= FEW:
-                return _from_calls(list(seen), name)
+                return _from_calls(seen, name)
         few = self._seen.get((tool, kind, repository), ())
         return _from_prior(kind, list(few))
 
@@ -172,15 +175,15 @@ def _groups(tool: str, kind: str, repository: str) -> Iterator[tuple[Group, str]
     yield from names.items()
 
 
-def _from_calls(seen: list[Observation], name: str) -> Estimate:
+def _from_calls(seen: Collection[Observation], name: str) -> Estimate:
     # A call that was cut short needed at least that much: it counts with some room added.
-    memory = [call.memory * (1.0 if call.complete else 1.5) for call in seen]
-    seconds = [call.seconds for call in seen]
+    memory = sorted(call.memory * (1.0 if call.complete else 1.5) for call in seen)
+    seconds = sorted(call.seconds for call in seen)
     return Estimate(
-        memory=max(16 * MIB, int(SLACK * quantile(memory, 0.95))),
-        typical=int(quantile(memory, 0.5)),
-        seconds=quantile(seconds, 0.5),
-        longest=SLACK * quantile(seconds, 0.95),
+        memory=max(16 * MIB, int(SLACK * _at(memory, 0.95))),
+        typical=int(_at(memory, 0.5)),
+        seconds=_at(seconds, 0.5),
+        longest=SLACK * _at(seconds, 0.95),
         calls=len(seen),
         source=f"learned from {len(seen)} calls: {name}",
     )

@@ -100,6 +100,10 @@ class Sensor(Protocol):
         """Stop watching the root with this cgroup id (its directory may be gone)."""
         ...
 
+    def drain(self) -> None:
+        """Deliver what has come so far before returning, where events wait for that."""
+        ...
+
     def statistics(self) -> SensorStatistics:
         """What was delivered and what was lost."""
         ...
@@ -116,8 +120,10 @@ def open_sensors(
     *,
     backend: Literal["auto", "bpf", "poll"] = "auto",
     poll_seconds: float = 0.1,
+    lazy: int = 0,
 ) -> Sensor:
     """Open the best sensor that works here; ``backend`` and ``reason`` of it say which and why.
+    ``lazy``: see ``BpfSensor``.
 
     Raises:
         BackendUnavailable: ``bpf`` was asked for and does not load here.
@@ -130,7 +136,7 @@ def open_sensors(
         from agentrt.resources.sensors_bpf import BpfSensor
 
         try:
-            sensor: Sensor = BpfSensor(watcher, sink)
+            sensor: Sensor = BpfSensor(watcher, sink, lazy=lazy)
         except BackendUnavailable as error:
             if backend == "bpf":
                 raise

@@ -21,7 +21,7 @@ __all__ = ["BpfSensor", "Burst", "unpack_event"]
 
 RECORD = struct.Struct("=Q8QQIIIi64s")
 ADDRESS = struct.Struct("=HHI16s")
-SETTINGS = struct.Struct("=QQQ")
+SETTINGS = struct.Struct("=QQQQ")
 KEY = struct.Struct("=Q")
 ZERO = struct.pack("=I", 0)
 
@@ -92,16 +92,23 @@ def _address(text: bytes) -> str:
 class BpfSensor:
     """Every process in and below the watched roots, as it happens.
 
+    With ``lazy`` bytes, forks, execs, exits, moves and connects may lie unread until so much of
+    them has come together, something urgent comes, or ``drain`` is called.
+
     Raises:
         BackendUnavailable: the programs do not load or attach here.
     """
 
     backend: Literal["bpf", "poll"] = "bpf"
 
-    def __init__(self, watcher: Watcher, sink: Sink, burst: Burst | None = None) -> None:
+    def __init__(
+        self, watcher: Watcher, sink: Sink, burst: Burst | None = None, *, lazy: int = 0
+    ) -> None:
         self.reason = ""
         self._watcher, self._sink = watcher, sink
         self._burst = burst or Burst()
+        self._lazy = lazy
+        self._reading = threading.Lock()
         self._roots: dict[int, tuple[BpfLink, ...]] = {}
         self._generation = 0
         self._events = 0
@@ -116,7 +123,7 @@ class BpfSensor:
         except (BackendUnavailable, OSError):
             self._object.close()
             raise
-        watcher.add(self._ring.fd, select.EPOLLIN, self._ready)
+        watcher.add(self._ring.fd, select.EPOLLIN, self.drain)
 
     def shared_maps(self) -> dict[str, int]:
         """Maps, by name, that another object reuses to report into the same ring buffer."""
@@ -150,11 +157,13 @@ class BpfSensor:
         # A new generation makes every cgroup's remembered root stale.
         self._generation += 1
         nanoseconds = round(self._burst.seconds * 1e9)
-        values = SETTINGS.pack(self._burst.size, nanoseconds, self._generation)
+        values = SETTINGS.pack(self._burst.size, nanoseconds, self._generation, self._lazy)
         self._object.maps["settings"].set(ZERO, values)
 
-    def _ready(self) -> None:
-        self._ring.consume()
+    def drain(self) -> None:
+        """Deliver what has come so far, on this thread (see ``Sensor``)."""
+        with self._reading:
+            self._ring.consume()
 
     def _receive(self, record: bytes) -> None:
         self._events += 1
@@ -168,7 +177,8 @@ class BpfSensor:
     def close(self) -> None:
         """Detach everything; idempotent."""
         self._watcher.remove(self._ring.fd)
-        self._ring.close()
+        with self._reading:
+            self._ring.close()
         self._object.close()
         self._roots.clear()
 

@@ -79,6 +79,9 @@ class PollSensor:
         with self._lock:
             self._roots.pop(root_id, None)
 
+    def drain(self) -> None:
+        """Nothing waits: what a look finds is told at once."""
+
     def statistics(self) -> SensorStatistics:
         """What was delivered; nothing counts as lost, since what was missed is not known."""
         return SensorStatistics(self._events, 0)

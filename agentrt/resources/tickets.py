@@ -44,6 +44,8 @@ class Ticket:
         self.headroom = max(0, spec.claim - spec.soft) if spec.soft else 0
         self.control: Control | None = None
         self.frozen = False
+        self.weight: int | None = None
+        self.on_weight: Callable[[int], None] = lambda _: None
         self.blocked = False
         self.cpu: float | None = None
         self.idle_looks = 0
@@ -77,11 +79,8 @@ class Ticket:
         return f"a tool call of {other.spec.program}"
 
     def attach(self, control: Control) -> None:
-        """It has its cgroup: keep the file of its usage open, it is read often."""
+        """It has its cgroup."""
         self.control = control
-        path = control.memory_file()
-        with contextlib.suppress(OSError):
-            self._memory = None if path is None else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def detach(self) -> None:
         """Its cgroup is gone, or goes."""
@@ -92,12 +91,21 @@ class Ticket:
 
     def memory(self) -> int | None:
         """Bytes in use; ``None`` while it has no cgroup, or one that does not count."""
-        if self._memory is None:
+        handle = self._open_memory() if self._memory is None else self._memory
+        if handle is None:
             return None
         try:
-            return int(os.pread(self._memory, 32, 0))
+            return int(os.pread(handle, 32, 0))
         except (OSError, ValueError):
             return None
+
+    def _open_memory(self) -> int | None:
+        """Keep the file of its usage open from the first look on: more will follow."""
+        path = None if self.control is None else self.control.memory_file()
+        if path is not None:
+            with contextlib.suppress(OSError):
+                self._memory = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return self._memory
 
     async def decided(self) -> None:
         """Wait until it is admitted, refused or killed."""

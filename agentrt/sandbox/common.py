@@ -7,7 +7,7 @@ import math
 import shlex
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import anyio
 from anyio import CancelScope, to_thread
@@ -106,23 +106,26 @@ class CommonSandbox(Sandbox):
         check_call(command, variables, timeout, output_cap)
         check_limits(asked)
         said = declared(command, variables, intent, self._spec.intent)
-        call = Call(
-            command=command,
-            cwd=self._cwd(cwd),
-            env=variables,
-            has_stdin=stdin is not None,
-            tool=f"tool-{next(self._numbers)}",
-            word=new_word(),
-            offline=said.intent.network == "none",
-        )
+        tool, directory = f"tool-{next(self._numbers)}", self._cwd(cwd)
+        word = new_word()
         out = Capture(output_cap, on_stdout)
-        err = Capture(output_cap, on_stderr, aside=f"{call.word}:".encode())
+        err = Capture(output_cap, on_stderr, aside=f"{word}:".encode())
         with CancelScope() as scope:
             self._active.add(scope)
             try:
                 governor = await self._governor(said)
-                course = Course(governor, self._info(call, asked, said, on_progress))
+                course = Course(governor, self._info(command, asked, said, on_progress))
                 async with course:
+                    call = Call(
+                        command=command,
+                        cwd=directory,
+                        env=variables,
+                        has_stdin=stdin is not None,
+                        tool=tool,
+                        word=word,
+                        offline=said.intent.network == "none",
+                        oom_score=course.oom_score,
+                    )
                     return await self._run(call, asked, course, stdin, timeout, out, err)
             finally:
                 self._active.discard(scope)
@@ -142,12 +145,15 @@ class CommonSandbox(Sandbox):
         err: Capture,
     ) -> ExecResult:
         limits = course.limits(asked)
-        ready = replace(call, oom_score=course.oom_score)
         with CancelScope(shield=True):
-            group = await self._group(ready, limits)
-        course.begin(group)
+            group = await self._group(call, limits)
+        try:
+            course.begin(group)
+        except BaseException:
+            group.remove()  # nothing ran in it
+            raise
         ended = await supervise(
-            lambda: self._start(ready, group),
+            lambda: self._start(call, group),
             group,
             out,
             err,
@@ -156,7 +162,7 @@ class CommonSandbox(Sandbox):
             allowance=course.frozen_seconds,
             measure=course.measure,
         )
-        return self._result(ended, group, ready, course, out, err)
+        return self._result(ended, group, call, course, out, err)
 
     async def _group(self, call: Call, limits: Limits) -> Group:
         """The call's cgroup: below the sandbox's own place, or beside others of its program."""
@@ -175,10 +181,14 @@ class CommonSandbox(Sandbox):
         return await self._host.govern()
 
     def _info(
-        self, call: Call, asked: Limits, said: Declared, on_progress: ProgressCallback | None
+        self,
+        command: str | Sequence[str],
+        asked: Limits,
+        said: Declared,
+        on_progress: ProgressCallback | None,
     ) -> CallInfo:
         spec = self._spec
-        text = call.command if isinstance(call.command, str) else shlex.join(call.command)
+        text = command if isinstance(command, str) else shlex.join(command)
         where = str(spec.source) if spec.source is not None else spec.image or ""
         return CallInfo(
             command=text,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import resource
 from pathlib import Path
 
 from anyio import to_thread
@@ -15,7 +16,11 @@ from agentrt.sandbox.state import RunState
 from agentrt.sandbox.supervise import Group
 from agentrt.sandbox.tracked import TrackedGroup
 
-__all__ = ["Host"]
+__all__ = ["Host", "slots_kept"]
+
+MOST_SLOTS = 16
+FILES_A_SLOT = 12
+SHARE_OF_FILES = 0.25
 
 
 class Host:
@@ -53,7 +58,7 @@ class Host:
 
         def prepare() -> Host:
             run = state or RunState.open()
-            tree = CgroupTree(run.run_id, read_layout())
+            tree = CgroupTree(run.run_id, read_layout(), slots=slots_kept())
             # Recorded before they exist: wherever the trial ends, a later start can clean up.
             run.note(cgroups=tree.candidates)
             tree.open()
@@ -80,9 +85,9 @@ class Host:
             ToolNotStarted: cgroups work here but this one could not be made.
         """
 
-        # Half a millisecond, most of it this interpreter's: a thread would need the same and more.
+        # Some tenths of a millisecond, most of it this interpreter's: a thread would need more.
         try:
-            group = self.tree.tool(place, tool, limits, spare_pids=spare_pids)
+            group = self.tree.lend(place, tool, limits, spare_pids=spare_pids)
         except OSError as error:
             raise ToolNotStarted(
                 f"Cannot make the cgroup of the tool call: {error}.",
@@ -136,3 +141,11 @@ class Host:
                 self.state.close()
 
         await to_thread.run_sync(remove)
+
+
+def slots_kept() -> int:
+    """How many cgroups a run keeps for the next call: their open files leave enough to others."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return MOST_SLOTS
+    return min(MOST_SLOTS, int(SHARE_OF_FILES * soft / FILES_A_SLOT))

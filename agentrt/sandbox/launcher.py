@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import os
 import secrets
 import shutil
@@ -26,7 +27,14 @@ from agentrt.sandbox.descriptors import read_all, readable, write_all
 from agentrt.sandbox.output import Capture
 from agentrt.sandbox.supervise import ToolProcess
 
-__all__ = ["LocalProcess", "die_with_parent", "inner_argv", "joined_argv", "new_word"]
+__all__ = [
+    "LocalProcess",
+    "die_with_parent",
+    "inner_argv",
+    "joined_argv",
+    "joined_command",
+    "new_word",
+]
 
 STATUS = 9
 EXTRA = 8
@@ -34,14 +42,14 @@ STARTED = b"s"
 POLL = 0.01
 
 JOIN = """\
-count=$1; shift
-while [ "$count" -gt 0 ]; do
+while [ "$1" != -- ]; do
   echo 0 > "$1" || { echo "agentrt: cannot join $1" >&2; exit 125; }
-  shift; count=$((count - 1))
+  shift
 done
-exec "$@"
+shift
 """
-"""Arguments: the number of cgroup.procs files, the files, the command."""
+"""Arguments: the cgroup.procs files, ``--``, the command. It sets no variable: one of that name in
+the command's environment would change."""
 RANK = "echo {} 2>/dev/null > /proc/self/oom_score_adj;\n"
 
 ENTER = 'cd -- "$1" || exit 126; shift; unset OLDPWD; printf s >&9; exec 9>&-; '
@@ -60,8 +68,25 @@ def joined_argv(procs: Sequence[Path], argv: Sequence[str], oom_score: int = 0) 
     ``oom_score`` is added to the command's rank as a victim of the kernel; raising it is allowed
     to everybody.
     """
-    script = RANK.format(oom_score) + JOIN if oom_score else JOIN
-    return ["/bin/sh", "-c", script, "agentrt-join", str(len(procs)), *map(str, procs), *argv]
+    script = _join(oom_score) + RUN_ARGV
+    return ["/bin/sh", "-c", script, "agentrt-join", *map(str, procs), "--", *argv]
+
+
+def _join(oom_score: int) -> str:
+    return RANK.format(oom_score) + JOIN if oom_score else JOIN
+
+
+def joined_command(
+    procs: Sequence[Path],
+    command: str | Sequence[str],
+    cwd: str,
+    word: str,
+    oom_score: int = 0,
+) -> list[str]:
+    """``joined_argv`` of ``inner_argv`` in one shell, where nothing stands between the two."""
+    run, words = (RUN_SHELL, [command]) if isinstance(command, str) else (RUN_ARGV, [*command])
+    script = _join(oom_score) + ENTER + run
+    return ["/bin/sh", "-c", script, word, *map(str, procs), "--", cwd, *words]
 
 
 def inner_argv(
@@ -75,8 +100,13 @@ def inner_argv(
 
 def die_with_parent(argv: Sequence[str]) -> list[str]:
     """``argv`` so that the kernel kills its first process when we die, where the tool exists."""
-    setpriv = shutil.which("setpriv", path="/usr/bin:/bin")
+    setpriv = _setpriv()
     return [setpriv, "--pdeathsig", "KILL", "--", *argv] if setpriv else list(argv)
+
+
+@functools.cache
+def _setpriv() -> str | None:
+    return shutil.which("setpriv", path="/usr/bin:/bin")
 
 
 @dataclass(slots=True)

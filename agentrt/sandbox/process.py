@@ -11,7 +11,7 @@ from pathlib import Path
 from agentrt.sandbox.base import SandboxSpec
 from agentrt.sandbox.common import Call
 from agentrt.sandbox.host import Host
-from agentrt.sandbox.launcher import die_with_parent, inner_argv, joined_argv
+from agentrt.sandbox.launcher import die_with_parent, joined_command
 from agentrt.sandbox.local import PATH, LocalSandbox
 from agentrt.sandbox.provider import CommonProvider, fill
 
@@ -41,8 +41,8 @@ class ProcessSandbox(LocalSandbox):
         return {**own, **call.env}
 
     def _command_line(self, call: Call, procs: tuple[Path, ...]) -> tuple[list[str], bytes | None]:
-        inner = inner_argv(call.command, call.cwd, call.word)
-        return die_with_parent(joined_argv(procs, inner, call.oom_score)), None
+        argv = joined_command(procs, call.command, call.cwd, call.word, call.oom_score)
+        return die_with_parent(argv), None
 
 
 class ProcessProvider(CommonProvider):

@@ -118,7 +118,7 @@ def test_malformed_recording(tmp_path):
 def test_foreign_recordings_are_not_trusted():
     from agentrt.cli.demo import _config, _Options
 
-    own = _Options(Path("out"), (), None, "fcfs", "auto", None, None, 0)
+    own = _Options(Path("out"), (), None, "fcfs", "auto", None, None, 0, host_kv=None)
     assert _config(own).trusted
     assert not _config(replace(own, recordings=Path("elsewhere"))).trusted
 

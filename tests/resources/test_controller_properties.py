@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentrt.resources import control_events as ev
+from agentrt.resources import control_ladder
 from agentrt.resources.controller import ControllerConfig
 from tests.resources.plant import MIB, Plant, Tool
 
@@ -102,6 +105,20 @@ def test_among_equals_no_honest_call_is_killed(found: list[Tool]) -> None:
     plant = Plant(config, equal, step=0.01, reaction=0.01)
     plant.run(LONGEST)
     assert [tool.why for tool in equal] == [""] * len(equal)
+
+
+@settings(max_examples=40, deadline=None)
+@given(tools(honest=False))
+def test_the_short_cut_changes_no_decision(found: list[Tool]) -> None:
+    def go(look: Callable[..., bool]) -> list[tuple[float, ev.Action]]:
+        again = [Tool(t.spec, t.curve, t.arrival) for t in found]
+        plant = Plant(CONFIG, again, step=0.01, reaction=0.01)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(control_ladder, "all_fit", look)
+            plant.run(LONGEST)
+        return plant.actions
+
+    assert go(control_ladder.all_fit) == go(lambda *_: False)
 
 
 @settings(max_examples=15, deadline=None)

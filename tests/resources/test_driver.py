@@ -226,3 +226,39 @@ def test_without_a_freezer_nothing_is_overcommitted(tmp_path) -> None:
     bench.driver.ended(one)
     assert two.admitted
     bench.driver.close()
+
+
+@pytest.mark.parametrize("kind", ["v2", "hybrid"])
+def test_a_lesser_call_steps_back_on_the_cpus_and_is_let_up_again(tmp_path, kind) -> None:
+    bench = Bench(tmp_path, kind)
+    high = bench.ticket("high", 100, priority=ev.HIGH)
+    low = bench.ticket("low", 100, priority=ev.LOW)
+    groups = bench.start(high), bench.start(low)
+    v2 = groups[0].control.v2
+    name = "cpu.weight" if kind == "v2" else "cpu.shares"
+
+    def wait(seconds: float) -> None:
+        (v2 / "cpu.pressure").write_text(
+            f"some total=9\nfull avg10=0.00 total={round(seconds * 1e6)}"
+        )
+        bench.look(0.6)
+
+    (groups[1].control.v2 / "cpu.pressure").write_text("some total=9\nfull avg10=0.00 total=0")
+    for look in range(4):
+        wait(0.5 * look)
+    assert read(groups[1], name) == ("12" if kind == "v2" else str(12 * 1024 // 100))
+    assert read(groups[0], name) == ("100" if kind == "v2" else "1024")  # as it was made
+    bench.driver.ended(high)
+    assert read(groups[1], name) == ("50" if kind == "v2" else "512")
+    bench.driver.ended(low)
+    bench.driver.close()
+
+
+def test_with_the_controller_given_up_weights_are_the_usual_ones(bench) -> None:
+    low = bench.ticket("low", 100, priority=ev.LOW)
+    group = bench.start(low)
+    with bench.driver._lock:
+        bench.driver._perform(ev.SetWeight("low", 12))
+    assert read(group, "cpu.weight") == "12"
+    bench.driver.close()
+    assert read(group, "cpu.weight") == "50"

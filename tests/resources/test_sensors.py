@@ -131,6 +131,23 @@ class TestBpf:
         assert made.text == f"tcp 127.0.0.1:{port}"
         assert not made.denied
 
+    def test_what_may_wait_is_told_when_asked_or_with_what_may_not(
+        self, watcher: Watcher, seen: Recorder, v2_group: Path
+    ):
+        burst = Burst(size=1 << 20, seconds=60.0)
+        sensor = BpfSensor(watcher, seen, burst, lazy=512 << 10)
+        try:
+            sensor.add_root(v2_group)
+            run_in(v2_group, "exit 3")
+            assert [e.kind for e in seen.events if e.kind == "exit"] == []
+            sensor.drain()
+            assert [e.kind for e in seen.events].count("exit") == 1
+            run_in(v2_group, "head -c 30000000 /dev/zero | tail -c 25000000 | wc -c")
+            seen.until(lambda e: e.kind == "burst")  # its reader was woken
+            assert sensor.statistics().lost == 0
+        finally:
+            sensor.close()
+
     def test_bursts(self, watcher: Watcher, seen: Recorder, v2_group: Path):
         sensor = BpfSensor(watcher, seen, Burst(size=1 << 20, seconds=60.0))
         sensor.add_root(v2_group)
@@ -250,7 +267,7 @@ def test_without_bpf_it_polls_and_says_why(
     from agentrt.errors import BackendUnavailable
     from agentrt.resources import sensors_bpf
 
-    def refuse(*arguments: object) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
         raise BackendUnavailable("No BPF here.", remedy="Use another kernel.")
 
     monkeypatch.setattr(sensors_bpf, "BpfSensor", refuse)

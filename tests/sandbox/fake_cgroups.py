@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from agentrt.resources.cgroup import CgroupFiles, Hierarchy, Layout
+from agentrt.resources.cgroup.files import KeptFile
 
 V1_FILES = {
     "memory": {
@@ -44,11 +45,29 @@ V2_FILES = {
 }
 
 
+class FakeKept(KeptFile):
+    """Reads and writes through the stand-in."""
+
+    def __init__(self, files: FakeCgroups, path: str) -> None:
+        self._files = files
+        self._path = path
+
+    def read(self) -> str | None:
+        return self._files.read(self._path)
+
+    def write(self, value: str) -> OSError | None:
+        return self._files.write(self._path, value)
+
+    def close(self) -> None:
+        self._files.closed += 1
+
+
 class FakeCgroups(CgroupFiles):
     """Makes control files where a directory is made, and refuses what it is told to refuse.
 
     ``refuse`` holds paths below which nothing can be made; ``busy`` those that cannot be removed;
-    ``killed`` collects the signalled processes, which then leave every ``cgroup.procs``.
+    ``killed`` collects the signalled processes, which then leave every ``cgroup.procs``. ``shown``
+    replaces what new files hold.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -58,6 +77,8 @@ class FakeCgroups(CgroupFiles):
         self.busy: set[Path] = set()
         self.killed: list[int] = []
         self.slow_to_freeze = False
+        self.opened = self.closed = 0
+        self.shown: dict[str, str] = {}
         self.written: list[tuple[Path, str]] = []
 
     def make(self, directory: Path) -> None:
@@ -78,7 +99,7 @@ class FakeCgroups(CgroupFiles):
         if hierarchy.version == 1:
             for controller in hierarchy.controllers & V1_FILES.keys():
                 for name, value in V1_FILES[controller].items():
-                    (path / name).write_text(value)
+                    (path / name).write_text(self.shown.get(name, value))
             return
         (path / "cgroup.controllers").write_text("")
         (path / "cgroup.subtree_control").write_text("")
@@ -99,8 +120,16 @@ class FakeCgroups(CgroupFiles):
                 for file, value in V2_FILES[name].items():
                     (controllers.parent / file).write_text(value)
 
-    def write(self, path: Path, value: str) -> OSError | None:
+    def keep(self, path: str) -> FakeKept | None:
+        """A file that is looked at often."""
+        if not Path(path).exists():
+            return None
+        self.opened += 1
+        return FakeKept(self, path)
+
+    def write(self, path: Path | str, value: str) -> OSError | None:
         """Write and remember; subtree_control adds up as the kernel's does."""
+        path = Path(path)
         self.written.append((path, value))
         if path.name == "cgroup.subtree_control" and path.exists():
             path.write_text(f"{path.read_text()} {value.removeprefix('+')}".strip())

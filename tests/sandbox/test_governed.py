@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -114,8 +115,10 @@ async def test_a_tenant_is_held_to_its_budget(place) -> None:
     where = next(line for line in lines if line.startswith("0::"))
     assert "/alice/agent_1=" in where
     inner = read_layout().v2.mount / where.removeprefix("0::/")
-    assert not inner.exists()
-    assert not list(inner.parent.glob("tool-*"))
+    # What is kept of it serves the program's next call, and goes with the program.
+    assert not inner.exists() or (inner / "cgroup.procs").read_text() == ""
+    place.governor.program_ended("alice", "agent/1")
+    assert not inner.parent.exists()
 
 
 @pytest.mark.parametrize("place", [{"memory": 400 * MIB}], indirect=True)
@@ -210,3 +213,47 @@ async def test_an_intent_alone_is_governed_too() -> None:
         asked = await box.exec("true", intent=intent(memory="1g"))
         assert asked.resources.memory_limit == 128 * MIB
         assert "the budget of the sandbox" in asked.feedback.text
+
+
+@pytest.mark.parametrize("place", [{"sensors": False}], indirect=True)
+async def test_lesser_calls_step_back_on_a_cpu_that_a_greater_one_waits_for(place) -> None:
+    """On one CPU, in programs of their own: the greater call gets most of it, and then all."""
+    cpu = min(os.sched_getaffinity(0))
+    spin = f"exec taskset -c {cpu} sh -c 'while :; do :; done'"
+    seen: dict[str, list[str]] = {"high": [], "low": []}
+
+    async def run(name: str, program: str, asked, seconds: float):
+        box = await place.box(program=program)
+        return await box.exec(spin, intent=asked, timeout=seconds)
+
+    def weights(program: str) -> list[str]:
+        host = place.provider._host
+        tops = () if host is None else host.tree.run_paths
+        places = [top / "default" / program for top in tops]
+        found = [path for place in places for path in (place, *place.glob("tool-*"))]
+        files = [path / name for path in found for name in ("cpu.shares", "cpu.weight")]
+        return [file.read_text().strip() for file in files if file.exists()]
+
+    async def look() -> None:
+        while "low" not in results:
+            await anyio.sleep(0.2)
+            for name in seen:
+                seen[name] += weights(name)
+
+    results = {}
+
+    async def keep(name: str, priority: str, seconds: float) -> None:
+        results[name] = await run(name, name, intent(priority=priority, memory="64m"), seconds)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(keep, "high", "high", 3.0)
+        tasks.start_soon(keep, "low", "low", 5.0)
+        for number in range(2):
+            tasks.start_soon(keep, f"low{number}", "low", 5.0)
+        tasks.start_soon(look)
+    on_v1 = read_layout().v1("cpu") is not None
+    assert {"2048" if on_v1 else "200"} <= set(seen["high"])
+    assert {"512" if on_v1 else "50", "122" if on_v1 else "12"} <= set(seen["low"])
+    assert place.governor.statistics().weight_cuts > 0
+    spent = {name: done.resources.cpu_seconds for name, done in results.items()}
+    assert spent["high"] > spent["low0"] * 3 / 5  # in 3 s more than each of them in the same 3 s

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from agentrt.sandbox import ExecResult, Limits, ResourceUsage, SandboxSpec
 from agentrt.sandbox.bubblewrap import View, bwrap_options
 from agentrt.sandbox.common import merge_limits, status_of
 from agentrt.sandbox.docker_api import container_config, labels_for
+from agentrt.sandbox.launcher import joined_argv, joined_command
 from agentrt.sandbox.output import Capture, Demultiplexer
 from agentrt.sandbox.state import Owner
 from agentrt.sandbox.supervise import Ended
@@ -211,3 +213,24 @@ def test_labels_are_ours_to_trust():
     assert Owner.parse(labels["agentrt.owner"]) == owner
     with pytest.raises(ConfigError, match="reserved"):
         labels_for("r1", owner, "s1", {"agentrt.owner": "9:9:x:9"})
+
+
+def test_joining_writes_every_file_and_leaves_the_environment_alone(tmp_path):
+    procs = tuple(tmp_path / name for name in ("a", "b"))
+    own = {"count": "5", "PATH": "/usr/bin:/bin"}
+    say = ["/bin/sh", "-c", 'echo "$count $1"', "say", "--"]
+    starts = (joined_argv(procs, say), joined_command(procs, say, str(tmp_path), "word"))
+    for argv in starts:
+        for path in procs:
+            path.write_text("")
+        with open(tmp_path / "status", "wb") as status:
+            done = subprocess.run(
+                ["/bin/sh", "-c", 'exec "$@" 9>&1 >&2', "outer", *argv],
+                env=own,
+                stdout=status,
+                stderr=subprocess.PIPE,
+                check=True,
+                timeout=30,
+            )
+        assert done.stderr == b"5 --\n"
+        assert [path.read_text() for path in procs] == ["0\n", "0\n"]

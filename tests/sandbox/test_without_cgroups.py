@@ -75,9 +75,11 @@ async def test_a_neighbour_lives(box, tracer):
 @pytest.mark.requires_root
 async def test_a_cgroup_that_cannot_be_joined_stops_the_call(monkeypatch, tmp_path):
     from agentrt.resources.cgroup import ToolGroup
+    from agentrt.resources.cgroup.slots import LentGroup
 
     paths = (tmp_path / "absent" / "cgroup.procs",)
-    monkeypatch.setattr(ToolGroup, "procs", property(lambda self: paths))
+    for group in (ToolGroup, LentGroup):
+        monkeypatch.setattr(group, "procs", property(lambda self: paths))
     async with make_provider("process") as made, await made.create(SandboxSpec()) as box:
         with pytest.raises(ToolNotStarted, match="cannot join"):
             await box.exec("touch ran")

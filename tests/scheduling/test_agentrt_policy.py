@@ -113,7 +113,7 @@ class TestProgramSizes:
 class TestOrder:
     def order(self, dear=False, **options):
         settings = {"by_size": True, "heed_hints": True, "inside_first": True} | options
-        return SizeOrder(ProgramSizes(), SimpleNamespace(dear=dear), **settings)
+        return SizeOrder(ProgramSizes(), Residency(), SimpleNamespace(dear=dear), **settings)
 
     def test_pinned_first_then_who_has_had_least(self):
         order = self.order()
@@ -208,6 +208,36 @@ class TestWorkingSets:
         assert admission.peak(100, Stage.of(0, 8)) < demand - 500  # it says that it is short
         newcomer.pinned = True
         assert admission.verdict(newcomer, pool(capacity=1), 0.0) == "start"
+
+
+class TestInside:
+    def test_a_programs_other_contexts_come_in_with_it(self):
+        residency, sizes = Residency(), sizes_of(*[100] * 200)
+        main, other = turn("a"), turn("b")
+        sub = Turn(Context(main.program, name="sub"))
+        main.program.contexts = {"main": main.state, "sub": sub.state}
+        admission = WorkingSetAdmission(sizes, residency, SimpleNamespace(dear=False))
+        order = SizeOrder(
+            sizes,
+            residency,
+            SimpleNamespace(dear=False),
+            by_size=False,
+            heed_hints=True,
+            inside_first=True,
+        )
+        other.program.arrival = -1.0
+        assert sorted([sub, other], key=order) == [other, sub]
+        residency.pinned(main.state, 1.0)
+        assert sorted([sub, other], key=order) == [sub, other]
+        full = pool(capacity=1)
+        assert admission.verdict(sub, full, 2.0) == "start"
+        assert admission.verdict(other, full, 2.0) == "wait"
+        residency.opened(pool(max_wait=1.0))
+        residency.started(sub, 5.0)
+        assert not residency.is_guest(sub)  # it came in by its program, however long it waited
+        residency.unpinned(main.state, "expired", 6.0)
+        residency.ended(sub, "stop", 6.0)
+        assert not residency.is_inside(sub)
 
 
 class TestStages:

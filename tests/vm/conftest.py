@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -120,6 +121,12 @@ def shares(groups: Sequence[Group], seconds: float) -> list[float]:
     after = [group.cpu_seconds() for group in groups]
     took = time.monotonic() - begun
     return [(b - a) / took for a, b in zip(before, after, strict=True)]
+
+
+def middle_shares(groups: Sequence[Group], seconds: float) -> list[float]:
+    """Of three intervals, the middle share of each group: the machine has work of its own too."""
+    runs = [shares(groups, seconds) for _ in range(3)]
+    return [statistics.median(of_group) for of_group in zip(*runs, strict=True)]
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ async def test_the_files_of_a_call(provider, governor) -> None:
         str(64 * MIB),
         str(96 * MIB),
         "1",
-        "25",
+        "50",
         "50000 100000",
         "40",
     ]
@@ -84,7 +84,7 @@ async def test_a_framework_can_be_reclaimed_and_goes_home(provider, governor) ->
         home = place.read_text()
         assert governor.framework("t", "p", agent.pid) == ""
         assert place.read_text().strip().endswith("/t/p/framework")
-        assert governor._frameworks["p"].group.control.reclaim(MIB) == ""
+        assert governor._places._frameworks["p"].group.control.reclaim(MIB) == ""
         governor.turn("p", True)
         governor.turn("p", False)
         governor.program_ended("t", "p")

@@ -20,7 +20,7 @@ from agentrt.resources.scx import (
     SchedulingSettings,
     scheduling_state,
 )
-from tests.vm.conftest import WAIT, Group, shares, until
+from tests.vm.conftest import WAIT, Group, middle_shares, shares, until
 
 pytestmark = pytest.mark.requires_scx
 MB = 1 << 20
@@ -77,7 +77,7 @@ class TestShares:
             for tool in tools:
                 stack.enter_context(tool.hog())
             until(lambda: tools[2].cpu_seconds() > 0.3)
-            a, b, c = shares(tools, 5.0)
+            a, b, c = middle_shares(tools, 3.0)
         total = a + b + c
         measured(nested=[round(x / total, 4) for x in (a, b, c)])
         assert a / total == pytest.approx(4 / 6, rel=0.06)
@@ -109,7 +109,7 @@ class TestShares:
         group.write("cpu.max", "30000 100000")
         with group.child("a").hog(), group.child("b").hog():
             until(lambda: group.cpu_seconds() > 0.5)
-            [used] = shares([group], 3.5)
+            [used] = middle_shares([group], 2.5)
         assert used == pytest.approx(0.3, rel=0.1)
 
     def test_held_runs_only_between_bounded_holds(
@@ -121,7 +121,7 @@ class TestShares:
             scheduler.set_class(held.id, SchedulingClass.HELD)
             of_held, of_free = shares([held, free], 4.0)
             scheduler.clear_class(held.id)
-            again, _ = shares([held, free], 3.0)
+            again, _ = middle_shares([held, free], 2.0)
         measured(held_share=round(of_held, 4))
         assert 0.01 < of_held < 0.3
         assert of_free > 0.6
@@ -133,7 +133,7 @@ class TestShares:
         with boosted.hog(), normal.hog():
             scheduler.set_class(boosted.id, SchedulingClass.BOOSTED)
             until(lambda: boosted.cpu_seconds() > 0.5)
-            of_boosted, of_normal = shares([boosted, normal], 4.0)
+            of_boosted, of_normal = middle_shares([boosted, normal], 2.5)
         assert of_boosted / (of_boosted + of_normal) == pytest.approx(0.8, rel=0.1)
 
     def test_a_latency_thread_runs_at_once_and_not_alone(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from agentrt.bench.contention.arena import Arena
 from agentrt.bench.contention.curves import Role
@@ -44,6 +44,7 @@ class Governed(Policy):
         config = ControllerConfig(
             memory=self.setting.limit,
             thaw_room=int(usual.thaw_room * self.setting.scale),
+            keep_whole=int(usual.keep_whole * self.setting.scale),
             can_throttle=arena.on_v2,
         )
         self._driver = driver = Driver(config)
@@ -74,7 +75,8 @@ class Governed(Policy):
         intent = Intent(
             memory=self.setting.peaks[role.name], priority=role.priority, on_limit="kill"
         )
-        estimate = Learner().estimate("replay", "run", "")
+        usual = Learner().estimate("replay", "run", "")
+        estimate = replace(usual, typical=int(usual.typical * self.setting.scale))
         return make_envelope(intent, estimate, [Budget("host", memory=self.setting.limit)])
 
     def begin(self, now: float) -> Sequence[str]:

@@ -34,6 +34,10 @@ class Leaf:
     hierarchy: Hierarchy
     path: Path
 
+    def file(self, name: str) -> str:
+        """One of its control files; text, as joining paths costs more than what the kernel does."""
+        return f"{self.path}/{name}"
+
 
 class Control:
     """The verbs of one group. Thread-safe: it remembers only which directory has a controller."""
@@ -57,7 +61,7 @@ class Control:
                 return leaf
         if self._v2 is None:
             return None
-        offered = self._files.read(self._v2.path / "cgroup.controllers") or ""
+        offered = self._files.read(self._v2.file("cgroup.controllers")) or ""
         return self._v2 if controller in offered.split() else None
 
     @property
@@ -86,9 +90,9 @@ class Control:
         if leaf is None:
             return {}
         if leaf.hierarchy.version == 2:
-            return flat_counters(self._files.read(leaf.path / "memory.events"))
-        out = dict(flat_counters(self._files.read(leaf.path / "memory.oom_control")))
-        failures = (self._files.read(leaf.path / "memory.failcnt") or "").strip()
+            return flat_counters(self._files.read(leaf.file("memory.events")))
+        out = dict(flat_counters(self._files.read(leaf.file("memory.oom_control"))))
+        failures = (self._files.read(leaf.file("memory.failcnt")) or "").strip()
         if failures.isdigit():
             out["max"] = int(failures)
         return out
@@ -152,9 +156,13 @@ class Control:
         if leaf.hierarchy.version == 2:
             said = self._write(leaf, "cpu.max", f"{'max' if quota is None else quota} {CPU_PERIOD}")
             return said or self._write(leaf, "cpu.max.burst", str(spare))
-        self._write(leaf, "cpu.cfs_burst_us", "0")  # a burst above the new quota would refuse it
-        said = self._write(leaf, "cpu.cfs_quota_us", "-1" if quota is None else str(quota))
-        return said or (self._write(leaf, "cpu.cfs_burst_us", str(spare)) if spare else "")
+        value = "-1" if quota is None else str(quota)
+        said = self._write(leaf, "cpu.cfs_quota_us", value)
+        if said:  # a burst above the new quota refuses it
+            self._write(leaf, "cpu.cfs_burst_us", "0")
+            said = self._write(leaf, "cpu.cfs_quota_us", value)
+        refused = "" if said else self._write(leaf, "cpu.cfs_burst_us", str(spare))
+        return said or (refused if spare else "")  # an old kernel without bursts has none to reset
 
     def set_pids(self, most: int | None) -> str:
         """Limit processes and threads."""
@@ -177,15 +185,23 @@ class Control:
         """CPU time used so far; the v2 tree counts it also where the controller sits on v1."""
         if self.v2 is None:
             return None
-        spent = flat_counters(self._files.read(self.v2 / "cpu.stat")).get("usage_usec")
+        spent = flat_counters(self._files.read(f"{self.v2}/cpu.stat")).get("usage_usec")
         return None if spent is None else spent / 1e6
+
+    def cpu_stalled(self) -> float | None:
+        """Seconds in which its tasks waited for a CPU that others had (PSI ``full``).
+
+        The kernel counts time held back by the group's own limit as well; that is left out.
+        """
+        waited = self._pressure("cpu", "full")
+        return None if waited is None else max(0.0, waited - (self.cpu_throttled() or 0.0))
 
     def cpu_throttled(self) -> float | None:
         """Seconds in which it was held back by its CPU limit."""
         leaf = self.carrier("cpu")
         if leaf is None:
             return None
-        counters = flat_counters(self._files.read(leaf.path / "cpu.stat"))
+        counters = flat_counters(self._files.read(leaf.file("cpu.stat")))
         if leaf.hierarchy.version == 2:
             value = counters.get("throttled_usec")
             return None if value is None else value / 1e6
@@ -198,14 +214,14 @@ class Control:
         """Ask for it to be frozen or thawed; the kernel needs some milliseconds to stop it."""
         if self.v2 is None:
             return NO_FREEZER
-        error = self._files.write(self.v2 / "cgroup.freeze", "1" if stop else "0")
+        error = self._files.write(f"{self.v2}/cgroup.freeze", "1" if stop else "0")
         return "" if error is None else f"cgroup.freeze: {error.strerror or error}"
 
     def frozen(self) -> bool:
         """Whether every task in it stands still."""
         if self.v2 is None:
             return False
-        return flat_counters(self._files.read(self.v2 / "cgroup.events")).get("frozen") == 1
+        return flat_counters(self._files.read(f"{self.v2}/cgroup.events")).get("frozen") == 1
 
     def wait_frozen(self, seconds: float) -> bool:
         """Block until it is frozen, at most ``seconds``."""
@@ -227,14 +243,16 @@ class Control:
         """Removed cgroups below it that the kernel still keeps for their memory."""
         if self.v2 is None:
             return None
-        return flat_counters(self._files.read(self.v2 / "cgroup.stat")).get("nr_dying_descendants")
+        return flat_counters(self._files.read(f"{self.v2}/cgroup.stat")).get("nr_dying_descendants")
 
     # --- parts ---
 
-    def _pressure(self, resource: Literal["memory", "cpu", "io"]) -> float | None:
-        text = None if self.v2 is None else self._files.read(self.v2 / f"{resource}.pressure")
+    def _pressure(
+        self, resource: Literal["memory", "cpu", "io"], kind: Literal["some", "full"] = "some"
+    ) -> float | None:
+        text = None if self.v2 is None else self._files.read(f"{self.v2}/{resource}.pressure")
         for line in (text or "").splitlines():
-            if line.startswith("some ") and "total=" in line:
+            if line.startswith(kind) and "total=" in line:
                 return int(line.rpartition("total=")[2]) / 1e6
         return None
 
@@ -243,7 +261,7 @@ class Control:
         if leaf is None:
             return ""
         name = on_v2 if leaf.hierarchy.version == 2 else on_v1
-        return (self._files.read(leaf.path / name) or "").strip()
+        return (self._files.read(leaf.file(name)) or "").strip()
 
     def _v2_only(self, controller: str, name: str, value: str, without: str) -> str:
         leaf = self.carrier(controller)
@@ -252,7 +270,7 @@ class Control:
         return self._write(leaf, name, value)
 
     def _write(self, leaf: Leaf, name: str, value: str) -> str:
-        error = self._files.write(leaf.path / name, value)
+        error = self._files.write(leaf.file(name), value)
         return "" if error is None else f"{name}: {error.strerror or error}"
 
 

@@ -9,10 +9,42 @@ import signal
 import subprocess
 from pathlib import Path
 
-__all__ = ["CgroupFiles"]
+__all__ = ["CgroupFiles", "KeptFile"]
 
 JOIN_TRIAL_SECONDS = 10.0
 PIECE = 1 << 16
+
+
+class KeptFile:
+    """A control file that stays open: one call of the kernel a look instead of three.
+
+    Not thread-safe. Raises OSError where it cannot be opened for reading.
+    """
+
+    def __init__(self, path: str) -> None:
+        try:
+            self._handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:  # many of them may only be read
+            self._handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def read(self) -> str | None:
+        """Its text, or ``None`` once the cgroup is gone."""
+        try:
+            return os.pread(self._handle, PIECE, 0).decode(errors="replace")
+        except OSError:
+            return None
+
+    def write(self, value: str) -> OSError | None:
+        """Write ``value``; return what the kernel refused, if it did."""
+        try:
+            os.pwrite(self._handle, value.encode(), 0)
+        except OSError as error:
+            return error
+        return None
+
+    def close(self) -> None:
+        """Close it; once."""
+        os.close(self._handle)
 
 
 class CgroupFiles:
@@ -48,7 +80,14 @@ class CgroupFiles:
             os.close(handle)
         return text.decode(errors="replace")
 
-    def write(self, path: Path, value: str) -> OSError | None:
+    def keep(self, path: str) -> KeptFile | None:
+        """Open a short control file to look at often; ``None`` when that is not possible."""
+        try:
+            return KeptFile(path)
+        except OSError:
+            return None
+
+    def write(self, path: Path | str, value: str) -> OSError | None:
         """Write into an existing control file; return what the kernel refused, if it did."""
         try:
             handle = os.open(path, os.O_WRONLY | os.O_CLOEXEC)

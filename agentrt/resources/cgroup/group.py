@@ -56,7 +56,7 @@ class ToolGroup:
         for write in writes:
             if write.controller != name:
                 continue
-            error = self._files.write(leaf.path / write.file, write.value)
+            error = self._files.write(leaf.file(write.file), write.value)
             if error is not None and not write.optional:
                 return f"{write.file}: {error.strerror or error}"
         return ""
@@ -75,7 +75,7 @@ class ToolGroup:
         leaf = self.control.carrier(controller)
         if leaf is None:
             return None
-        return self._files.read(leaf.path / (on_v2 if leaf.hierarchy.version == 2 else on_v1))
+        return self._files.read(leaf.file(on_v2 if leaf.hierarchy.version == 2 else on_v1))
 
     def _number(self, controller: str, on_v2: str, on_v1: str) -> int | None:
         text = (self._text(controller, on_v2, on_v1) or "").strip()
@@ -88,7 +88,7 @@ class ToolGroup:
         # cpu.stat of a v2 directory counts time also where the cpu controller sits on v1.
         for leaf in self._leaves:
             if leaf.hierarchy.version == 2:
-                spent = flat_counters(self._files.read(leaf.path / "cpu.stat")).get("usage_usec")
+                spent = flat_counters(self._files.read(leaf.file("cpu.stat"))).get("usage_usec")
                 if spent is not None:
                     return spent / 1e6
         text = (self._text("cpuacct", "cpuacct.usage", "cpuacct.usage") or "").strip()
@@ -98,15 +98,18 @@ class ToolGroup:
         """Send SIGKILL to everything in the group now."""
         for leaf in self._leaves:
             if leaf.hierarchy.version == 2:
-                self._files.write(leaf.path / "cgroup.kill", "1")
+                self._files.write(leaf.file("cgroup.kill"), "1")
         stragglers = {pid for path in self.paths for pid in self._files.pids(path)}
         if not stragglers:
             return
         # Without cgroup.kill a forking tree could outrun the list: no more forks first.
         carrier = self.control.carrier("pids")
         if carrier is not None:
-            self._files.write(carrier.path / "pids.max", "0")
+            self._files.write(carrier.file("pids.max"), "0")
         self._files.kill(sorted(stragglers))
+
+    def retire(self) -> None:
+        """Let no other call have it; a plain group is made for one call anyway."""
 
     def populated(self) -> bool:
         """Whether a live process is in the group or below it."""
@@ -114,7 +117,7 @@ class ToolGroup:
 
     def _leaf_populated(self, leaf: Leaf) -> bool:
         if leaf.hierarchy.version == 2:
-            events = flat_counters(self._files.read(leaf.path / "cgroup.events"))
+            events = flat_counters(self._files.read(leaf.file("cgroup.events")))
             return events.get("populated", 0) != 0
         return bool(self._files.pids(leaf.path))
 
@@ -142,4 +145,4 @@ class ToolGroup:
         if carrier.hierarchy.version == 2:
             self.control.reclaim(left)
         else:
-            self._files.write(carrier.path / "memory.force_empty", "1")
+            self._files.write(carrier.file("memory.force_empty"), "1")

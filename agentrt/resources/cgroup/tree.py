@@ -10,11 +10,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from agentrt.resources.cgroup.control import Control
 from agentrt.resources.cgroup.files import CgroupFiles
 from agentrt.resources.cgroup.group import Leaf, ToolGroup
 from agentrt.resources.cgroup.layout import CONTROLLERS, Hierarchy, Layout
 from agentrt.resources.cgroup.limits import LimitsLike
 from agentrt.resources.cgroup.names import FRAMEWORK
+from agentrt.resources.cgroup.slots import LentGroup, Slots
 
 __all__ = ["PARENT", "Branch", "CgroupTree", "clear_run"]
 
@@ -42,16 +44,20 @@ class CgroupTree:
     """Makes the cgroups of one run and removes them all, shared parents included.
 
     Every hierarchy that can limit, kill or count takes part where we may make directories and move
-    processes; that is tried, never inferred. ``branches`` is empty where nothing works.
+    processes; that is tried, never inferred. ``branches`` is empty where nothing works. At most
+    ``slots`` cgroups that ``lend`` made are kept for the next call of their place.
     """
 
-    def __init__(self, run_id: str, layout: Layout, files: CgroupFiles | None = None) -> None:
+    def __init__(
+        self, run_id: str, layout: Layout, files: CgroupFiles | None = None, *, slots: int = 0
+    ) -> None:
         self.run_id = run_id
         self.layout = layout
         self._files = files or CgroupFiles()
         self._refused: dict[Path, str] = {}
         self._known: set[Path] = set()
         self.branches: tuple[Branch, ...] = ()
+        self._slots = Slots(slots)
 
     def open(self) -> None:
         """Find where cgroups can be made. Blocking: some milliseconds per hierarchy."""
@@ -122,13 +128,46 @@ class CgroupTree:
         Raises:
             OSError: a directory could not be made.
         """
-        leaves = [self._leaf(branch, sandbox_id, name) for branch in self.branches]
-        group = ToolGroup(leaves, self._files)
-        refused = group.apply(_Padded(limits, spare_pids))
+        leaves = self._leaves(sandbox_id, name)
+        return self._limited(ToolGroup(leaves, self._files), _Padded(limits, spare_pids))
+
+    def lend(self, place: str, name: str, limits: LimitsLike, *, spare_pids: int = 0) -> ToolGroup:
+        """As ``tool``, but where it pays the cgroup of an earlier call of the place, empty again.
+
+        ``name`` is for a new one.
+
+        Raises:
+            OSError: a directory could not be made.
+        """
+        padded = _Padded(limits, spare_pids)
+        if self._recycles:
+            slot = self._slots.lend(place, lambda: self._leaves(place, name), self._files)
+            if slot is not None:
+                group = LentGroup(slot, self._slots.take_back)
+                if group.prepare(padded):
+                    return self._limited(group, padded)
+                group.retire()
+                group.remove()
+        return self._limited(ToolGroup(self._leaves(place, name), self._files), padded)
+
+    @property
+    def _recycles(self) -> bool:
+        """Whether memory is on v1, whose peak can be reset and which costs three directories."""
+        return any("memory" in branch.hierarchy.controllers for branch in self.branches)
+
+    def slots(self) -> tuple[int, int]:
+        """Cgroups that ``lend`` keeps: those in use, and those that wait for the next call."""
+        return self._slots.statistics()
+
+    def _limited(self, group: ToolGroup, limits: LimitsLike) -> ToolGroup:
+        refused = group.apply(limits)
         group.unenforced = tuple(
             f"{limit}: {why}. {self._remedy(limit)}" for limit, why in refused.items()
         )
         return group
+
+    def _leaves(self, place: str, name: str) -> list[Leaf]:
+        return [self._leaf(branch, place, name) for branch in self.branches]
 
     def _leaf(self, branch: Branch, sandbox_id: str, name: str) -> Leaf:
         sandbox = self._inner(branch, sandbox_id)
@@ -158,14 +197,30 @@ class CgroupTree:
         leaves = [Leaf(branch.hierarchy, self._inner(branch, place)) for branch in self.branches]
         return ToolGroup(leaves, self._files)
 
+    def inner(self, place: str) -> Control:
+        """The verbs of a place's inner directories, made or not."""
+        leaves = [
+            Leaf(branch.hierarchy, branch.base / PARENT / self.run_id / place)
+            for branch in self.branches
+        ]
+        return Control(leaves, self._files)
+
+    def places_above(self, group: ToolGroup) -> tuple[str, ...]:
+        """The places that a tool call's group is in, the widest first."""
+        if not group.paths:
+            return ()
+        path = group.paths[0]
+        top = next(top for top in self.run_paths if path.is_relative_to(top))
+        parts = path.relative_to(top).parts[:-1]
+        return tuple("/".join(parts[: end + 1]) for end in range(len(parts)))
+
     def framework(self, place: str) -> ToolGroup:
         """Make the cgroup of a program's framework: the agent itself, beside its tool calls.
 
         Raises:
             OSError: a directory could not be made.
         """
-        leaves = [self._leaf(branch, place, FRAMEWORK) for branch in self.branches]
-        return ToolGroup(leaves, self._files)
+        return ToolGroup(self._leaves(place, FRAMEWORK), self._files)
 
     def drop_place(self, place: str) -> bool:
         """Remove a program's directories, and its tenant's once that has no other program."""
@@ -184,6 +239,7 @@ class CgroupTree:
 
     def drop_sandbox(self, sandbox_id: str) -> bool:
         """Remove a sandbox's empty directories everywhere, those made by a container engine too."""
+        self._slots.drop(sandbox_id)
         places = self._places(sandbox_id)
         # A tenant may go with its last program: what is known to be there is known no more.
         self._known.clear()
@@ -196,6 +252,7 @@ class CgroupTree:
 
     def close(self) -> bool:
         """Remove the run's directories and the shared parent once nobody uses it."""
+        self._slots.drop()
         bases = {branch.base for branch in self.branches}
         bases |= {hierarchy.mount for hierarchy in self.layout.hierarchies}
         gone = [self._files.remove(base / PARENT / self.run_id) for base in sorted(bases)]

@@ -1,7 +1,7 @@
 """Our policy: programs live in the pool or wait outside, the ones with least to do first.
 
     tenants    by two-level virtual time, where there are weights (``fairness.py``)
-    order      preempted > aged past ``max_wait`` > those whose KV is pinned > the others; in each
+    order      preempted > aged past ``max_wait`` > programs that are inside > the others; in each
                by program size: turns served and left
     left       hinted (``remaining_turns``); else the mean of programs, whatever was served
     admission  newcomers start when the working sets inside will go on fitting
@@ -68,12 +68,13 @@ PLAIN_TTL = 30.0
 class SizeOrder(Listener):
     """Ranks programs by what they have had and have left, in turns; also whose pin goes first.
 
-    ``inside_first`` ranks turns whose KV is pinned before the others.
+    ``inside_first`` ranks turns of programs that are inside before the others.
     """
 
     def __init__(
         self,
         sizes: ProgramSizes,
+        residency: Residency,
         crowd: Crowd,
         *,
         by_size: bool,
@@ -82,6 +83,7 @@ class SizeOrder(Listener):
     ) -> None:
         self._inside_first = inside_first
         self._sizes = sizes
+        self._residency = residency
         self._crowd = crowd
         self._by_size = by_size
         self._heed_hints = heed_hints
@@ -89,7 +91,7 @@ class SizeOrder(Listener):
 
     def __call__(self, turn: TurnView) -> tuple[Any, ...]:
         """Order preempted turns first, then pinned ones, then by size; arrival breaks ties."""
-        inside = not self._inside_first or turn.pinned
+        inside = not self._inside_first or self._residency.is_inside(turn)
         key = self.size(turn) if self._sizes_count() else 0.0
         return (turn.preemptions == 0, not inside, key, turn.program_arrival, turn.submitted)
 
@@ -154,6 +156,7 @@ def agentrt(argument: str | None, around: Surroundings) -> Policy:
     # With a host tier programs need no place of their own: what they lose is cheap to bring back.
     order = SizeOrder(
         sizes,
+        residency,
         crowd,
         by_size="size" not in off,
         heed_hints="hints" not in off,

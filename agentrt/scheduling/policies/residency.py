@@ -1,9 +1,9 @@
 """Who is in the pool: the working sets that admission bounds, and guests.
 
-A context is inside while a turn of it runs or its pin holds. A turn that was outside and starts
-only because it has aged past the waiting bound is a guest: it borrows pages, and while others wait
-its context is not pinned afterwards. So the bound costs one turn's prefill each time, and not
-somebody's place.
+A context is inside while a turn of it runs or its pin holds, and with it its whole program. A turn
+that was outside and starts only because it has aged past the waiting bound is a guest: it borrows
+pages, and while others wait its context is not pinned afterwards. So the bound costs one turn's
+prefill each time, and not somebody's place.
 """
 
 from __future__ import annotations
@@ -62,6 +62,9 @@ class WorkingSets:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def __contains__(self, owner: str) -> bool:
+        return owner in self._entries
+
     @property
     def mean_tokens(self) -> float:
         """What a context holds on average; 0 if there is none."""
@@ -110,6 +113,14 @@ class Residency(Listener):
         """Whether a turn that runs, or ends just now, started only because of its age."""
         return turn in self._guests
 
+    def is_inside(self, turn: TurnView) -> bool:
+        """Whether a turn's KV is pinned, or another context of its program is inside.
+
+        What a program is to do beside or below a context that waits for it must not wait outside.
+        """
+        contexts = turn.program.contexts.values()
+        return turn.pinned or any(context.owner in self.sets for context in contexts)
+
     @property
     def pool(self) -> PoolView | None:
         """The pool, once a scheduler was made with the policy."""
@@ -126,7 +137,8 @@ class Residency(Listener):
     def started(self, turn: TurnView, now: float) -> None:
         """Note what the turn may come to hold."""
         owner = turn.state.owner
-        inside, self._returning = self._returning == owner, None
+        inside = self._returning == owner or self.is_inside(turn)
+        self._returning = None
         if self._takes_guests and not inside and self._aged(turn, now):
             self._guests.add(turn)
         self.sets.put(owner, turn.prompt_tokens + turn.max_output, self.stage(turn))

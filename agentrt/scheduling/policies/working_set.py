@@ -42,7 +42,7 @@ class WorkingSetAdmission(AdmitAll):
 
     def verdict(self, turn: TurnView, pool: PoolView, now: float) -> Verdict:
         """Return ``wait`` for a newcomer that would crowd the pool."""
-        if turn.pinned or not self._residency.sets:
+        if not self._residency.sets or self._residency.is_inside(turn):
             return "start"
         tokens = turn.prompt_tokens + turn.max_output
         stage = self._residency.stage(turn)
