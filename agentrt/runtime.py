@@ -101,7 +101,7 @@ class RuntimeConfig:
 
     model: str | None = None
     model_impl: Implementation = "auto"
-    policy: str = "agentrt"
+    policy: str = "fixed-ttl=30"
     pool_tokens: int | None = None
     host_kv_bytes: int = 0
     kv_dtype: str = "auto"

@@ -69,7 +69,7 @@ def command(
     ] = None,
     policy: Annotated[
         str, typer.Option("--policy", help="Scheduling policy, such as fcfs or continuum.")
-    ] = "agentrt",
+    ] = "fixed-ttl=30",
     sandbox: Annotated[
         str, typer.Option("--sandbox", help="auto, docker, bubblewrap or process.")
     ] = "auto",

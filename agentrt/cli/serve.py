@@ -61,7 +61,7 @@ def command(
     ] = 8000,
     policy: Annotated[
         str, typer.Option("--policy", help="Scheduling policy, such as fcfs or continuum.")
-    ] = "agentrt",
+    ] = "fixed-ttl=30",
     pool: Annotated[
         int | None,
         typer.Option("--pool", min=1, metavar="TOKENS", help="KV pool; default: by free memory."),

@@ -78,7 +78,7 @@ def command(
     model: Model = "qwen3-8b",
     cost: CostOption = None,
     pool: Pool = None,
-    policies: Policies = "agentrt",
+    policies: Policies = "fixed-ttl=30",
     placements: Placements = "agentrt",
     steal: Steal = None,
     programs: Programs = None,

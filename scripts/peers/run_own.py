@@ -31,7 +31,6 @@ from agentrt.engine.pace import PacedBackend  # noqa: E402
 from agentrt.engine.params import SamplingParams  # noqa: E402
 from agentrt.engine.runner import TorchBackend  # noqa: E402
 from agentrt.engine.tuner import ThreadTuner  # noqa: E402
-from agentrt.runtime import RuntimeConfig  # noqa: E402
 from agentrt.scheduling import (  # noqa: E402
     OnlinePrefillCost,
     Scheduler,
@@ -54,6 +53,7 @@ class Gate:
         self._changed = threading.Condition()
         self._allowed: float = float("inf")
         self._arrived: float | None = None
+        self.narrowest = sys.maxsize
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)  # all but running
@@ -66,6 +66,7 @@ class Gate:
             self._changed.wait_for(lambda: self._allowed > 0)
             self._allowed -= 1
             self._arrived = None
+            self.narrowest = min(self.narrowest, len(plan.slices))
         return self._inner.run(plan)
 
     def shut(self) -> None:
@@ -84,6 +85,7 @@ class Gate:
         """Allow ``steps`` and return the seconds until the engine has brought the next one."""
         with self._changed:
             self._allowed = steps
+            self.narrowest = sys.maxsize
             start = time.perf_counter()
             self._changed.notify_all()
             return self._await_arrival() - start
@@ -122,6 +124,7 @@ class Own:
         return asyncio.run_coroutine_threadsafe(self._start(asked, room), self._loop).result()
 
     async def _start(self, asked: list[list[int]], room: int) -> dict[str, Any]:
+        self._batch = len(asked)
         each = -(-(len(asked[0]) + room + 64) // PAGE) + 1
         await self._make(each * len(asked) + 2)
         await self._first("warm", [20, 21, 22])
@@ -139,7 +142,7 @@ class Own:
 
     async def _make(self, pages: int) -> None:
         policy = make_policy(
-            RuntimeConfig().policy,
+            "fcfs",  # holds nobody back: every sequence of the batch runs in every step
             Surroundings(prefill_seconds=OnlinePrefillCost(), capacity=pages * PAGE, tenants={}),
         )
         kv = PageCache(pages, PAGE, policy.retention.score, rescore=policy.retention.rescore)
@@ -155,7 +158,12 @@ class Own:
 
     def steps(self, count: int) -> dict[str, Any]:
         """Let the gate through ``count`` steps, everything around them included."""
-        return {"seconds": self._gate.allow(count)}
+        seconds = self._gate.allow(count)
+        if self._gate.narrowest < self._batch:
+            raise RuntimeError(
+                f"a step computed {self._gate.narrowest} of {self._batch} sequences: no comparison"
+            )
+        return {"seconds": seconds}
 
     def again(self, prefix: int, new: int, vocabulary: int, seed: int) -> dict[str, Any]:
         """Time a turn on a cached prefix beside a cold prompt of the same length."""
