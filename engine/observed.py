@@ -1,4 +1,4 @@
-"""A backend that tells somebody what each step held and how long it took."""
+"""Backends around another one: one that only passes on, one that tells of each step."""
 
 from __future__ import annotations
 
@@ -13,19 +13,17 @@ from agentrt.scheduling.plan import StepPlan, StepResult
 if TYPE_CHECKING:
     from agentrt.engine.matcher import CompiledGrammar
 
-__all__ = ["ObservedBackend", "OnStep"]
+__all__ = ["ForwardingBackend", "ObservedBackend", "OnStep"]
 
 OnStep: TypeAlias = Callable[[StepPlan, float, float], None]
 """``(plan, start, end)``: called in the engine's thread after each step, in the clock's seconds."""
 
 
-class ObservedBackend(TurnBackend):
-    """Passes everything on to ``inner``."""
+class ForwardingBackend(TurnBackend):
+    """Passes everything on to ``inner``; the base of backends that add to one of the calls."""
 
-    def __init__(self, inner: TurnBackend, on_step: OnStep, clock: Callable[[], float]) -> None:
+    def __init__(self, inner: TurnBackend) -> None:
         self._inner = inner
-        self._on_step = on_step
-        self._clock = clock
 
     def open(
         self,
@@ -45,10 +43,7 @@ class ObservedBackend(TurnBackend):
 
     def run(self, plan: StepPlan) -> StepResult:
         """Compute every slice of ``plan``. See ``TurnBackend.run``."""
-        start = self._clock()
-        result = self._inner.run(plan)
-        self._on_step(plan, start, self._clock())
-        return result
+        return self._inner.run(plan)
 
     def close(self, turn_id: str) -> None:
         """Forget a turn. See ``TurnBackend.close``."""
@@ -57,3 +52,19 @@ class ObservedBackend(TurnBackend):
     def restart(self) -> None:
         """Start anew. See ``TurnBackend.restart``."""
         self._inner.restart()
+
+
+class ObservedBackend(ForwardingBackend):
+    """Tells of every step."""
+
+    def __init__(self, inner: TurnBackend, on_step: OnStep, clock: Callable[[], float]) -> None:
+        super().__init__(inner)
+        self._on_step = on_step
+        self._clock = clock
+
+    def run(self, plan: StepPlan) -> StepResult:
+        """Compute every slice of ``plan``. See ``TurnBackend.run``."""
+        start = self._clock()
+        result = self._inner.run(plan)
+        self._on_step(plan, start, self._clock())
+        return result

@@ -11,9 +11,7 @@ from pathlib import Path
 import torch
 
 from agentrt.engine.backend import TurnBackend
-from agentrt.engine.choices import ChoiceTrie
-from agentrt.engine.matcher import CompiledGrammar
-from agentrt.engine.params import SamplingParams
+from agentrt.engine.observed import ForwardingBackend
 from agentrt.engine.tuner import ThreadTuner
 from agentrt.scheduling.plan import StepPlan, StepResult
 
@@ -83,26 +81,14 @@ def _lines(file: Path) -> list[str]:
         return []  # no such controller, or not ours to read: no quota is known
 
 
-class PacedBackend(TurnBackend):
+class PacedBackend(ForwardingBackend):
     """Runs ``inner`` on as many threads as the tuner says; all calls come from one thread."""
 
     def __init__(self, inner: TurnBackend, tuner: ThreadTuner, clock: Callable[[], float]) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._tuner = tuner
         self._clock = clock
         self._set = 0
-
-    def open(
-        self,
-        turn_id: str,
-        prompt: Sequence[int],
-        sampling: SamplingParams,
-        forced: Sequence[int] | None = None,
-        choices: ChoiceTrie | None = None,
-        grammar: CompiledGrammar | None = None,
-    ) -> None:
-        """Make a turn known. See ``TurnBackend.open``."""
-        self._inner.open(turn_id, prompt, sampling, forced, choices, grammar)
 
     def run(self, plan: StepPlan) -> StepResult:
         """Compute every slice of ``plan``. See ``TurnBackend.run``."""
@@ -119,15 +105,3 @@ class PacedBackend(TurnBackend):
             torch.set_num_threads(threads)
             _logger.debug("Steps run on %d threads.", threads)
             self._set = threads
-
-    def revise(self, turn_id: str, keep: int, tokens: Sequence[int]) -> None:
-        """Replace the end of a prompt. See ``TurnBackend.revise``."""
-        self._inner.revise(turn_id, keep, tokens)
-
-    def restart(self) -> None:
-        """Start anew. See ``TurnBackend.restart``."""
-        self._inner.restart()
-
-    def close(self, turn_id: str) -> None:
-        """Forget a turn. See ``TurnBackend.close``."""
-        self._inner.close(turn_id)
