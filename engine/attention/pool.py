@@ -12,7 +12,7 @@ from agentrt.engine.attention.base import BatchLayout, SliceLayout
 from agentrt.engine.model.config import ModelShape
 from agentrt.errors import InternalError
 
-__all__ = ["PagePool"]
+__all__ = ["PagePool", "PagedBase"]
 
 _Count = TypeVar("_Count", int, NDArray[np.int64])
 
@@ -139,3 +139,29 @@ class PagePool:
         """Return a mask to add to scores: ``value`` where ``hidden``, zero elsewhere."""
         empty = torch.zeros(hidden.shape, dtype=self.dtype, device=hidden.device)
         return empty.masked_fill_(hidden, value)
+
+
+class PagedBase:
+    """Attention over a pool: what it says of its pages."""
+
+    _pool: PagePool
+
+    @property
+    def kv(self) -> torch.Tensor:
+        """Return keys and values, ``[layers, 2, pages, kv heads, page, head dim]``."""
+        return self._pool.kv
+
+    @property
+    def page_tensors(self) -> tuple[torch.Tensor, ...]:
+        """Return all that a page is made of: tensors ``[layers, 2, pages, ...]``."""
+        return self._pool.tensors
+
+    @property
+    def num_pages(self) -> int:
+        """Return how many pages there are."""
+        return self._pool.num_pages
+
+    @property
+    def page_size(self) -> int:
+        """Return how many tokens a page holds."""
+        return self._pool.page_size

@@ -10,7 +10,7 @@ import torch
 from agentrt.engine.attention.base import BatchLayout, SliceLayout
 from agentrt.engine.attention.decode import DecodePlan
 from agentrt.engine.attention.extend import ExtendPlan
-from agentrt.engine.attention.pool import PagePool
+from agentrt.engine.attention.pool import PagedBase, PagePool
 from agentrt.engine.attention.quantized import make_pool
 from agentrt.engine.model.config import ModelShape
 
@@ -20,7 +20,7 @@ CHUNK = 512
 """Tokens of a sequence gathered at once, rounded down to whole pages (but at least one)."""
 
 
-class TorchPagedAttention:
+class TorchPagedAttention(PagedBase):
     """Attention of one model over a pool of pages that it owns.
 
     Args:
@@ -44,26 +44,6 @@ class TorchPagedAttention:
         self._windows = config.windows
         self._pool = make_pool(config, num_pages, page_size, dtype, device, kv_dtype)
         self._chunk = max(1, CHUNK // page_size) * page_size
-
-    @property
-    def kv(self) -> torch.Tensor:
-        """Return keys and values, ``[layers, 2, pages, kv heads, page, head dim]``."""
-        return self._pool.kv
-
-    @property
-    def page_tensors(self) -> tuple[torch.Tensor, ...]:
-        """Return all that a page is made of: tensors ``[layers, 2, pages, ...]``."""
-        return self._pool.tensors
-
-    @property
-    def num_pages(self) -> int:
-        """Return how many pages there are."""
-        return self._pool.num_pages
-
-    @property
-    def page_size(self) -> int:
-        """Return how many tokens a page holds."""
-        return self._pool.page_size
 
     def plan(self, layout: BatchLayout) -> TorchPagedStep:
         """Prepare one step over ``layout``, as the protocol ``Attention`` says."""

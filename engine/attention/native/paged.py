@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from agentrt.engine.attention.base import BatchLayout, SliceLayout
 from agentrt.engine.attention.native.library import NativeLibrary
-from agentrt.engine.attention.pool import PagePool
+from agentrt.engine.attention.pool import PagedBase, PagePool
 from agentrt.engine.model.config import ModelShape
 from agentrt.errors import InternalError
 
@@ -66,7 +66,7 @@ class _Batch:
     slots: torch.Tensor
 
 
-class NativePagedAttention:
+class NativePagedAttention(PagedBase):
     """Attention of one model over a pool of pages that it owns, in CPU memory.
 
     Args:
@@ -90,26 +90,6 @@ class NativePagedAttention:
         self._pool = PagePool(config, num_pages, page_size, dtype, "cpu")
         self._group = config.num_heads // config.num_kv_heads
         self._tables = _Tables()
-
-    @property
-    def kv(self) -> torch.Tensor:
-        """Return keys and values, ``[layers, 2, pages, kv heads, page, head dim]``."""
-        return self._pool.kv
-
-    @property
-    def page_tensors(self) -> tuple[torch.Tensor, ...]:
-        """Return all that a page is made of: tensors ``[layers, 2, pages, ...]``."""
-        return self._pool.tensors
-
-    @property
-    def num_pages(self) -> int:
-        """Return how many pages there are."""
-        return self._pool.num_pages
-
-    @property
-    def page_size(self) -> int:
-        """Return how many tokens a page holds."""
-        return self._pool.page_size
 
     def plan(self, layout: BatchLayout) -> NativeStep:
         """Prepare one step over ``layout``, as the protocol ``Attention`` says."""
