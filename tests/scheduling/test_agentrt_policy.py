@@ -112,7 +112,7 @@ class TestProgramSizes:
 
 class TestOrder:
     def order(self, dear=False, **options):
-        settings = {"by_size": True, "heed_hints": True, "inside_first": True} | options
+        settings = {"by_size": True, "inside_first": True} | options
         return SizeOrder(ProgramSizes(), Residency(), SimpleNamespace(dear=dear), **settings)
 
     def test_pinned_first_then_who_has_had_least(self):
@@ -222,7 +222,6 @@ class TestInside:
             residency,
             SimpleNamespace(dear=False),
             by_size=False,
-            heed_hints=True,
             inside_first=True,
         )
         other.program.arrival = -1.0

@@ -39,7 +39,6 @@ from agentrt.scheduling.policy import (
     AdmitAll,
     ContextView,
     KeepOnHost,
-    Listener,
     Policy,
     ProgramView,
     TurnView,
@@ -65,7 +64,7 @@ INGREDIENTS = (
 PLAIN_TTL = 30.0
 
 
-class SizeOrder(Listener):
+class SizeOrder:
     """Ranks programs by what they have had and have left, in turns; also whose pin goes first.
 
     ``inside_first`` ranks turns of programs that are inside before the others.
@@ -78,7 +77,6 @@ class SizeOrder(Listener):
         crowd: Crowd,
         *,
         by_size: bool,
-        heed_hints: bool,
         inside_first: bool,
     ) -> None:
         self._inside_first = inside_first
@@ -86,8 +84,6 @@ class SizeOrder(Listener):
         self._residency = residency
         self._crowd = crowd
         self._by_size = by_size
-        self._heed_hints = heed_hints
-        self._hinted: dict[str, int] = {}
 
     def __call__(self, turn: TurnView) -> tuple[Any, ...]:
         """Order preempted turns first, then pinned ones, then by size; arrival breaks ties."""
@@ -100,13 +96,11 @@ class SizeOrder(Listener):
 
     def size(self, turn: TurnView) -> float:
         """Return the index of a turn's program: the smaller goes first."""
-        hinted = turn.hints.remaining_turns if self._heed_hints else None
-        if hinted is not None:
-            self._hinted[turn.program_id] = turn.program_turns + max(0, hinted) + 1
+        self._residency.hear(turn)
         return self._index(turn.program)
 
     def _index(self, program: ProgramView) -> float:
-        total = self._hinted.get(program.program_id)
+        total = self._residency.told_turns(program)
         if total is not None:
             return float(max(total, program.turns_served))
         return program.service / self._sizes.turn_seconds + self._sizes.mean_turns
@@ -117,10 +111,6 @@ class SizeOrder(Listener):
         if self._sizes_count():
             return self._index(program)
         return program.arrival
-
-    def program_ended(self, program: ProgramView, now: float) -> None:
-        """Drop what was hinted of a program."""
-        self._hinted.pop(program.program_id, None)
 
 
 def _switches(argument: str | None) -> set[str]:
@@ -159,7 +149,6 @@ def agentrt(argument: str | None, around: Surroundings) -> Policy:
         residency,
         crowd,
         by_size="size" not in off,
-        heed_hints="hints" not in off,
         inside_first=not tiered,
     )
     bounded = "admission" not in off and not tiered
@@ -174,7 +163,7 @@ def agentrt(argument: str | None, around: Surroundings) -> Policy:
         else CheapestPlace(around, None if "prefetch" in off else away),
         yields=None if "victims" in off else order.yields,
         epoch=lambda: crowd.epoch,
-        listeners=(sizes, residency, crowd, away, order),
+        listeners=(sizes, residency, crowd, away),
     )
     if around.tenants and "tenants" not in off:
         return replace(by_tenants(policy, around.tenants), name=policy.name)

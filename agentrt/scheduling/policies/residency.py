@@ -145,14 +145,22 @@ class Residency(Listener):
 
     def stage(self, turn: TurnView) -> Stage:
         """Return how far a turn's program is, and keep what it tells."""
-        left, program = turn.hints.remaining_turns, turn.program
+        self.hear(turn)
+        return self._stage(turn.program)
+
+    def hear(self, turn: TurnView) -> None:
+        """Keep what a turn tells of its program's length."""
+        left = turn.hints.remaining_turns
         if self._heeds_hints and left is not None:
-            self._lengths[program.program_id] = program.turns_served + left
-        return self._stage(program)
+            self._lengths[turn.program_id] = turn.program_turns + max(0, left) + 1
+
+    def told_turns(self, program: ProgramView) -> int | None:
+        """Return how many turns a program has in all, as it told; None if it did not."""
+        return self._lengths.get(program.program_id)
 
     def _stage(self, program: ProgramView) -> Stage:
-        whole = self._lengths.get(program.program_id)
-        left = None if whole is None else max(0, whole - program.turns_served)
+        whole = self.told_turns(program)
+        left = None if whole is None else max(0, whole - 1 - program.turns_served)
         return Stage.of(program.turns_served, left)
 
     def _aged(self, turn: TurnView, now: float) -> bool:
