@@ -8,7 +8,15 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-__all__ = ["Attention", "AttentionStep", "BatchLayout", "RawAttentionStep", "SliceLayout"]
+__all__ = [
+    "Attention",
+    "AttentionStep",
+    "BatchLayout",
+    "DecodeBuffers",
+    "RawAttentionStep",
+    "SliceLayout",
+    "StaticAttention",
+]
 
 
 @dataclass(slots=True)
@@ -112,5 +120,31 @@ class Attention(Protocol):
 
         Raises:
             InternalError: a slice is empty, or its page table is too short or out of range.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeBuffers:
+    """Where a decode step finds its sequences: device tensors that keep their places.
+
+    A step over them can be captured once and run again after they were overwritten. One row is one
+    sequence with one new token; padding has length 0, stores nothing, and its result is not read.
+    """
+
+    lengths: torch.Tensor
+    """``[B]`` int32: tokens of each sequence, the new one included."""
+    pages: torch.Tensor
+    """``[B, most pages of a sequence]`` int32: page tables; what is past a length is not read."""
+
+
+@runtime_checkable
+class StaticAttention(Attention, Protocol):
+    """Attention whose decode steps read all that changes from buffers, when they run."""
+
+    def plan_decode(self, buffers: DecodeBuffers) -> AttentionStep:
+        """Prepare steps over ``buffers``; valid for as long as their tensors and the pages are.
+
+        What it launches depends on the shapes of the buffers alone, and waits for no result.
         """
         ...
