@@ -69,8 +69,8 @@ class AttentionStep(Protocol):
 class RawAttentionStep(AttentionStep, Protocol):
     """A step that also norms and rotates: all that is between two linear layers in one call."""
 
-    def operands(self, layer: int) -> tuple[object, ...]:
-        """Return what the native operator ``layer`` takes of a step, after the rotation."""
+    def operands(self) -> tuple[object, ...]:
+        """Return what the native ``Layers.run`` takes of a step, after the rotation."""
         ...
 
     def attend_raw(

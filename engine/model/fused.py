@@ -1,4 +1,4 @@
-"""Whole decoder layers in one call each, where all of a model's linear layers are packed."""
+"""A decoder's layers in one call, where all of its linear layers are packed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["FusedLayers"]
 
 
 class FusedLayers:
-    """Runs layers through the native operator ``layer``: a way to Python costs as much as a norm.
+    """Runs all layers through the native ``Layers``: its threads are woken once for all of them.
 
     Args:
         library: the kernels.
@@ -27,14 +27,13 @@ class FusedLayers:
     """
 
     def __init__(self, library: NativeLibrary, layers: Sequence[Layer], eps: float) -> None:
-        self._run = library.layer
-        self._weights = [_weights(layer) for layer in layers]
-        self._eps = eps
+        weights = [weight for layer in layers for weight in _weights(layer)]
+        self._run = library.layers(weights, eps).run
 
     @staticmethod
     def fits(layers: Sequence[Layer]) -> bool:
         """Say whether every linear layer is packed."""
-        return all(
+        return bool(layers) and all(
             isinstance(linear, PackedLinear)
             for layer in layers
             for linear in (layer.qkv, layer.out, layer.gate_up, layer.down)
@@ -45,12 +44,9 @@ class FusedLayers:
         x: torch.Tensor,
         attention: RawAttentionStep,
         rotation: tuple[torch.Tensor, torch.Tensor],
-    ) -> torch.Tensor | None:
+    ) -> torch.Tensor:
         """Run all layers over ``x [T, hidden]``, in place; returns what is still to be added."""
-        delta: torch.Tensor | None = None
-        for index, weights in enumerate(self._weights):
-            operands = attention.operands(index)
-            delta = self._run(x, delta, *weights, self._eps, *rotation, *operands)
+        delta: torch.Tensor = self._run(x, *rotation, *attention.operands())
         return delta
 
 

@@ -40,7 +40,8 @@ class NativeLibrary:
         self.attend: Callable[..., None] = space.attend.default
         self.store_kv: Callable[..., None] = space.store_kv.default
         self.rotate_store: Callable[..., None] = space.rotate_store.default
-        self.layer: Callable[..., torch.Tensor] = space.layer.default
+        classes: Any = torch.classes
+        self.layers: Callable[..., Any] = getattr(classes, f"agentrt_{name}").Layers
         self.add_norm: Callable[..., torch.Tensor] = space.add_norm.default
         self.silu_mul: Callable[..., torch.Tensor] = space.silu_mul.default
         self.pack: Callable[..., torch.Tensor] = space.pack.default

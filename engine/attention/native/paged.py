@@ -136,6 +136,7 @@ class NativeStep:
         self, library: NativeLibrary, pool: PagePool, batch: _Batch, works: Sequence[_Work]
     ) -> None:
         self._library = library
+        self._pages = pool.kv
         self._kv = pool.kv.unbind(0)
         self._heads = pool.heads
         self._batch = batch
@@ -159,16 +160,19 @@ class NativeStep:
         self._library.rotate_store(kv, slots, heads, norm, eps, *rotation)
         return self._attend(layer, heads[:, : -2 * self._heads])
 
-    def operands(self, layer: int) -> tuple[object, ...]:
-        """Return pages, slots, and what ``attend`` takes, as ``RawAttentionStep`` says."""
-        batch, work = self._batch, self._works[layer]
-        plan = (batch.pages, batch.slices, work.table, work.partial, work.arrived)
-        return (self._kv[layer], batch.slots, *plan, work.window)
+    def operands(self) -> tuple[object, ...]:
+        """Return all layers' pages, slots, and what attention takes, as ``RawAttentionStep`` says."""
+        batch, works = self._batch, list({id(work): work for work in self._works}.values())
+        plans = [part for work in works for part in (work.table, work.partial, work.arrived)]
+        windows = [work.window for work in works]
+        which = [windows.index(work.window) for work in self._works]
+        return (self._pages, batch.slots, batch.pages, batch.slices, plans, windows, which)
 
     def _attend(self, layer: int, q: torch.Tensor) -> torch.Tensor:
-        kv, _, *plan, window = self.operands(layer)
+        batch, work = self._batch, self._works[layer]
         out = torch.empty(q.shape, dtype=q.dtype)
-        self._library.attend(kv, *plan, q, window, out)
+        plan = (batch.pages, batch.slices, work.table, work.partial, work.arrived)
+        self._library.attend(self._kv[layer], *plan, q, work.window, out)
         return out
 
 

@@ -11,14 +11,17 @@
 #include <atomic>
 #include <vector>
 
+#include "amx.h"
 #include "simd.h"
 
 namespace agentrt {
 
 constexpr long BLOCK = 64;       // keys that are scored at a time
-constexpr long TILE_ROWS = 64;   // most folded rows of a tile
+constexpr long TILE_ROWS = 128;  // most folded rows of a tile: packing a block is paid once for them
+constexpr long SPLIT_ROWS = 64;  // a slice of more rows has tiles enough, and is not cut along keys
 constexpr long KEY_CHUNK = 256;  // keys of a part, where a slice is cut along the keys
 constexpr float NOTHING = -1.0e30f;
+constexpr float SLACK = 8.0f;
 
 struct Slice {
   int64_t start, count, first_row, table;  // table: where its page ids begin
@@ -27,6 +30,20 @@ struct Slice {
 struct Work {
   int64_t slice, row, rows, key_low, key_high, part, parts, partial;  // partial: of the slice, in rows
 };
+
+// c[m, n] (+)= a . b as product() does it, on the tile registers where that pays: many rows.
+template <class K>
+inline void multiply(Tiles& tiles, const uint32_t* a, long lda, const uint32_t* b, long ldb,
+                     float* c, long ldc, long m, long n, long k, bool add) {
+#if defined(AGENTRT_AMX)
+  constexpr long ENOUGH = 8;
+  if (K::PER_UNIT == 2 && m >= ENOUGH && k % TILE == 0 && tiles_allowed()) {
+    tiles_product(tiles, a, lda, b, ldb, c, ldc, m, n, k, add);
+    return;
+  }
+#endif
+  product<K>(a, lda, b, ldb, c, ldc, m, n, k, add);
+}
 
 struct Shape {
   long kv_heads, group, dim, padded, page;
@@ -44,7 +61,7 @@ inline long cut(const Slice* slices, long count, long group, long window, std::v
       const long oldest = s.start + row;
       const long low = window ? std::max<long>(0, oldest - window + 1) / BLOCK * BLOCK : 0;
       const long high = s.start + row + rows;
-      const long parts = s.count <= tile ? (high - low + KEY_CHUNK - 1) / KEY_CHUNK : 1;
+      const long parts = s.count * group <= SPLIT_ROWS ? (high - low + KEY_CHUNK - 1) / KEY_CHUNK : 1;
       const long step = parts > 1 ? KEY_CHUNK : high - low;
       for (long part = 0; part < parts; ++part) {
         const long from = low + part * step;
@@ -91,7 +108,7 @@ struct Scratch {
   Buffer<uint32_t> units, zeros;
   Buffer<float> floats;
   uint32_t *q, *k, *v, *p, *zero;
-  float *s, *o, *m, *l;
+  float *s, *o, *m, *l;  // scores, outputs, and of each row the largest score and W partial sums
   Ahead ahead;
 
   // `rows` of one kv head, and state for `heads` of them.
@@ -102,10 +119,10 @@ struct Scratch {
     p = v + BLOCK * padded;
     q = p + rows * BLOCK;
     zero = zeros.fit(dim + W);
-    s = floats.fit(rows * (BLOCK + heads * (padded + 2)));
+    s = floats.fit(rows * (BLOCK + heads * (padded + W + 1)));
     o = s + rows * BLOCK;
-    m = o + rows * heads * padded;
-    l = m + rows * heads;
+    l = o + rows * heads * padded;
+    m = l + rows * heads * W;
   }
 };
 
@@ -144,14 +161,15 @@ struct Attention {
     scratch.fit(rows, heads, units(), shape.dim, shape.padded);
     std::fill_n(scratch.o, heads * rows * shape.padded, 0.0f);
     std::fill_n(scratch.m, heads * rows, NOTHING);
-    std::fill_n(scratch.l, heads * rows, 0.0f);
+    std::fill_n(scratch.l, heads * rows * W, 0.0f);
+    Tiles tiles;
     for (long head = low; head < high; ++head)
       gather_queries(w, slice, state(scratch, rows, head, low));
     for (long key = w.key_low; key < w.key_high; key += BLOCK)
       for (long head = low; head < high; ++head) {
         const bool last = head + 1 == high;
         plan_ahead(slice, last ? low : head + 1, last ? key + BLOCK : key, w.key_high, scratch);
-        block(w, slice, state(scratch, rows, head, low), key,
+        block(tiles, w, slice, state(scratch, rows, head, low), key,
               std::min(BLOCK, long(w.key_high) - key), scratch);
       }
     for (long head = low; head < high; ++head) {
@@ -166,7 +184,7 @@ struct Attention {
 
   Head state(const Scratch& s, long rows, long head, long low) const {
     const long at = (head - low) * rows;
-    return {head, s.q + at * units(), s.o + at * shape.padded, s.m + at, s.l + at};
+    return {head, s.q + at * units(), s.o + at * shape.padded, s.m + at, s.l + at * W};
   }
 
   void gather_queries(const Work& w, const Slice& slice, const Head& h) const {
@@ -177,7 +195,7 @@ struct Attention {
                   wide * sizeof(Value));
   }
 
-  void block(const Work& w, const Slice& slice, const Head& h, long key, long keys,
+  void block(Tiles& tiles, const Work& w, const Slice& slice, const Head& h, long key, long keys,
              Scratch& s) const {
     const long units = this->units(), padded = shape.padded;
     const long rows = w.rows * shape.group, wide = (keys + W - 1) / W * W;
@@ -192,15 +210,15 @@ struct Attention {
         s.ahead.some(lines * 16 / (2 * (wide / W) * std::max<long>(16, units)));
       }
     }
-    product<K>(h.q, units, s.k, BLOCK, s.s, BLOCK, rows, wide, units, false);
+    multiply<K>(tiles, h.q, units, s.k, BLOCK, s.s, BLOCK, rows, wide, units, false);
     softmax(w, slice, h, key, keys, wide, s);
     for (long i = 0; i < wide; i += K::PER_UNIT) {
       pack_values(from, i, keys, s.v + i / K::PER_UNIT * padded);
       s.ahead.some(lines * K::PER_UNIT / (2 * wide));
     }
     s.ahead.rest();
-    product<K>(s.p, BLOCK / K::PER_UNIT, s.v, padded, h.o, padded, rows, padded, wide / K::PER_UNIT,
-               true);
+    multiply<K>(tiles, s.p, BLOCK / K::PER_UNIT, s.v, padded, h.o, padded, rows, padded,
+                wide / K::PER_UNIT, true);
   }
 
   void locate(const Slice& slice, long head, long key, long keys, const uint32_t** from) const {
@@ -254,35 +272,44 @@ struct Attention {
       const long position = first + row / shape.group;
       const long high = whole ? wide : std::min(keys, position + 1 - key);
       const long low = whole || !window ? 0 : std::max<long>(0, position - window + 1 - key);
-      softmax_row(scores, weights, wide, low, high, whole, h.m[row], h.l[row],
+      softmax_row(scores, weights, wide, low, high, whole, h.m[row], h.l + row * W,
                   h.o + row * shape.padded);
     }
   }
 
+  // Powers of two: `most` is about the largest score so far times LOG2_E, and what is summed is
+  // relative to it. It is raised only where more than SLACK is missing: sums that are 2^SLACK times
+  // too large are as exact, and scaling what was summed before takes longer than the block's own
+  // exponents. The sum is kept in W parts.
   void softmax_row(float* scores, Value* weights, long wide, long low, long high, bool whole,
-                   float& most, float& sum, float* o) const {
-    vf peak = splat(most);
+                   float& most, float* sum, float* o) const {
+    const float factor = scale * LOG2_E;
+    vf peak = splat(NOTHING);
     for (long i = 0; i < wide; i += W) {
-      vf x = load<vf>(scores + i) * scale;
-      if (!whole) x = seen(i, low, high) ? x : splat(NOTHING);
-      store(scores + i, x);
+      vf x = load<vf>(scores + i);
+      if (!whole) {
+        x = seen(i, low, high) ? x : splat(NOTHING);
+        store(scores + i, x);
+      }
       peak = vmax(peak, x);
     }
-    const float now = lanes_max(peak);
-    vf total{};
+    vf total = load<vf>(sum);
+    const float now = lanes_max(peak) * factor;
+    if (now > most + SLACK) {
+      if (most > NOTHING) {
+        const float fade = vexp2(splat(most - now))[0];
+        total *= fade;
+        for (long i = 0; i < shape.padded; i += W) store(o + i, load<vf>(o + i) * fade);
+      }
+      most = now;
+    }
     for (long i = 0; i < wide; i += W) {
-      vf p = vexp(load<vf>(scores + i) - now);
+      vf p = vexp2(load<vf>(scores + i) * factor - most);
       if (!whole) p = seen(i, low, high) ? p : vf{};
       total += p;
       K::write(weights + i, p);
     }
-    if (now != most) {
-      const float fade = vexp(splat(most - now))[0];
-      sum *= fade;
-      for (long i = 0; i < shape.padded; i += W) store(o + i, load<vf>(o + i) * fade);
-      most = now;
-    }
-    sum += lanes_sum(total);
+    store(sum, total);
   }
 
   static vi seen(long at, long low, long high) {
@@ -294,7 +321,7 @@ struct Attention {
 
   void finish(const Work& w, const Slice& slice, const Head& h) const {
     for (long row = 0; row < w.rows * shape.group; ++row)
-      write(w, slice, h.head, row, h.o + row * shape.padded, 1.0f / h.l[row]);
+      write(w, slice, h.head, row, h.o + row * shape.padded, 1.0f / sum(h, row));
   }
 
   void write(const Work& w, const Slice& slice, long head, long row, const float* o,
@@ -307,6 +334,8 @@ struct Attention {
     for (; i < shape.dim; ++i) K::write1(to + i, o[i] * factor);
   }
 
+  static float sum(const Head& h, long row) { return lanes_sum(load<vf>(h.l + row * W)); }
+
   float* part(const Work& w, long head, long number) const {
     const long rows = w.rows * shape.group;
     return partial + (head * partial_rows + w.partial + number * rows) * (shape.padded + 2);
@@ -317,7 +346,7 @@ struct Attention {
     float* mine = part(w, h.head, w.part);
     for (long row = 0; row < rows; ++row, mine += padded + 2) {
       mine[0] = h.m[row];
-      mine[1] = h.l[row];
+      mine[1] = sum(h, row);
       std::memcpy(mine + 2, h.o + row * padded, padded * sizeof(float));
     }
     std::atomic<int32_t>& count = arrived[(index - w.part) * shape.kv_heads + h.head];
@@ -332,7 +361,7 @@ struct Attention {
     std::fill_n(o, shape.padded, 0.0f);
     for (long i = 0; i < w.parts; ++i) {
       const float* one = at_row(w, head, i, row);
-      const float weight = one[1] == 0 ? 0 : vexp(splat(one[0] - most))[0];
+      const float weight = one[1] == 0 ? 0 : vexp2(splat(one[0] - most))[0];
       sum += weight * one[1];
       for (long d = 0; d < shape.padded; d += W)
         store(o + d, load<vf>(o + d) + load<vf>(one + 2 + d) * weight);

@@ -9,7 +9,9 @@
 #include <algorithm>
 #include <cmath>
 
+#include "amx.h"
 #include "simd.h"
+#include "small.h"
 
 namespace agentrt {
 
@@ -42,22 +44,24 @@ struct Output {
   bool wide;  // float
   const uint16_t* bias;
   long outputs;
+  long first = 0;  // row of the output that row 0 is
+
+  Output from(long row) const { return {to, wide, bias, outputs, first + row}; }
 
   void put(long row, long column, const float* from, long count) const {
     count = std::min(count, outputs - column);
-    for (long i = 0; i < count; i += W) {
-      float x[W];
-      const long n = std::min<long>(W, count - i);
-      store(x, load<vf>(from + i));
-      if (bias != nullptr)
-        for (long j = 0; j < n; ++j) x[j] += from_bf16(bias[column + i + j]);
-      const long at = row * outputs + column + i;
-      if (wide)
-        std::memcpy(static_cast<float*>(to) + at, x, n * sizeof(float));
-      else if (n == W)
-        Bf16::write(static_cast<uint16_t*>(to) + at, load<vf>(x));
-      else
-        for (long j = 0; j < n; ++j) static_cast<uint16_t*>(to)[at + j] = to_bf16(x[j]);
+    const long at = (first + row) * outputs + column;
+    long i = 0;
+    for (; i + W <= count; i += W) {
+      vf x = load<vf>(from + i);
+      if (bias != nullptr) x += Bf16::read(bias + column + i);
+      if (wide) store(static_cast<float*>(to) + at + i, x);
+      else Bf16::write(static_cast<uint16_t*>(to) + at + i, x);
+    }
+    for (; i < count; ++i) {
+      const float x = from[i] + (bias == nullptr ? 0.0f : from_bf16(bias[column + i]));
+      if (wide) static_cast<float*>(to)[at + i] = x;
+      else static_cast<uint16_t*>(to)[at + i] = to_bf16(x);
     }
   }
 };
@@ -84,20 +88,86 @@ inline void unpack_row(const uint32_t* packed, long inputs, long row, uint16_t* 
     std::memcpy(to + 2 * unit, from, 4);
 }
 
+// Whether a sum over so many pairs is left to the tile registers, whatever the number of rows.
+inline bool on_tiles(long units) { return units % 16 == 0 && tiles_allowed(); }
+
+// Rows that are taken through all panels before the next: what they hold stays in a core's cache.
+inline long rows_together(long inputs) {
+  constexpr long BYTES = 3L << 18;
+  return std::max<long>(64, BYTES / (2 * inputs) / 32 * 32);
+}
+
+constexpr long BLOCK_ROWS = 32;  // rows whose sums are kept before they are written
+
+// c[rows, n] = x[rows, units] . panel[units, n]; c's rows are PANEL apart.
+inline void panel_product(Tiles& tiles, const uint32_t* x, long rows, long units,
+                          const uint32_t* panel, long n, float* c) {
+#if defined(AGENTRT_AMX)
+  if (on_tiles(units)) {
+    tiles_rows(tiles, x, units, panel, PANEL, c, PANEL, rows, n, units, false);
+    return;
+  }
+#endif
+  product<Bf16>(x, units, panel, PANEL, c, PANEL, rows, n, units, false);
+}
+
+// The columns that all rows pass by before the next: of many rows few, so that what is read of the
+// panel stays close.
+inline long columns_together(long rows, long units, long count) {
+  return rows > BLOCK_ROWS && on_tiles(units) ? std::min<long>(32, count) : count;
+}
+
+inline const uint32_t* columns_of(const uint32_t* packed, long units, long column) {
+  return packed + column / PANEL * units * PANEL + column % PANEL;
+}
+
 // Rows of x [rows, inputs] times the columns of one piece; inputs is even.
 inline void linear_piece(const uint16_t* x, long rows, long inputs, const uint32_t* packed,
                          Columns columns, const Output& out) {
-  const long units = inputs / 2;
-  const uint32_t* panel = packed + columns.low / PANEL * units * PANEL + columns.low % PANEL;
+  const long units = inputs / 2, step = columns_together(rows, units, columns.count);
   const uint32_t* from = reinterpret_cast<const uint32_t*>(x);
-  const long blocks = (rows + MAX_MB - 1) / MAX_MB;
-  alignas(64) float sums[MAX_MB * PANEL];
-  for (long block = 0; block < blocks; ++block) {
-    const long low = rows * block / blocks, count = rows * (block + 1) / blocks - low;
-    product<Bf16>(from + low * units, units, panel, PANEL, sums, PANEL, count, columns.count, units,
-                  false);
-    for (long i = 0; i < count; ++i) out.put(low + i, columns.low, sums + i * PANEL, columns.count);
+  alignas(64) float sums[BLOCK_ROWS * PANEL];
+  Tiles tiles;
+  for (long at = columns.low; at < columns.low + columns.count; at += step)
+    for (long low = 0; low < rows; low += BLOCK_ROWS) {
+      const long count = std::min(BLOCK_ROWS, rows - low);
+      panel_product(tiles, from + low * units, count, units, columns_of(packed, units, at), step,
+                    sums);
+      for (long i = 0; i < count; ++i) out.put(low + i, at, sums + i * PANEL, step);
+    }
+}
+
+// silu(gate) * up of n sums each, a multiple of W; up's bias lies `inner` behind the gate's.
+inline void silu_sums(const float* gate, const float* up, const uint16_t* bias, long inner, long n,
+                      uint16_t* to) {
+  for (long i = 0; i < n; i += W) {
+    vf x = load<vf>(gate + i), y = load<vf>(up + i);
+    if (bias != nullptr) {
+      x += Bf16::read(bias + i);
+      y += Bf16::read(bias + inner + i);
+    }
+    Bf16::write(to + i, Bf16::round(silu(Bf16::round(x))) * Bf16::round(y));
   }
+}
+
+// The first half of an MLP: silu(gate) * up for the columns of one piece of `inner`, from weights
+// that hold the gate's panels, then those of up. Values are rounded where the plain layers round.
+inline void mlp_piece(const uint16_t* x, long rows, long inputs, const uint32_t* packed,
+                      const uint16_t* bias, long inner, Columns columns, uint16_t* to) {
+  const long units = inputs / 2, step = columns_together(rows, units, columns.count);
+  const uint32_t* from = reinterpret_cast<const uint32_t*>(x);
+  alignas(64) float gate[BLOCK_ROWS * PANEL], up[BLOCK_ROWS * PANEL];
+  Tiles tiles;
+  for (long at = columns.low; at < columns.low + columns.count; at += step)
+    for (long low = 0; low < rows; low += BLOCK_ROWS) {
+      const long count = std::min(BLOCK_ROWS, rows - low);
+      const uint32_t* block = from + low * units;
+      panel_product(tiles, block, count, units, columns_of(packed, units, at), step, gate);
+      panel_product(tiles, block, count, units, columns_of(packed, units, inner + at), step, up);
+      for (long i = 0; i < count; ++i)
+        silu_sums(gate + i * PANEL, up + i * PANEL, bias ? bias + at : nullptr, inner, step,
+                  to + (low + i) * inner + at);
+    }
 }
 
 inline void pack_panel8(const float* weight, long outputs, long inputs, long panel, int8_t* packed,

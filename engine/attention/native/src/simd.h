@@ -67,25 +67,37 @@ inline float lanes_max(vf x) {
 #endif
 }
 
-// e^x for x <= 0 (and any x up to 80), relative error below 2e-7; below -87 it is zero; NaN stays NaN.
-inline vf vexp(vf x) {
-  const vf low = splat(-87.0f);
+// 2^x for x <= 0 (and any x up to 120), relative error below 2e-7; far below zero it is zero; NaN
+// stays NaN. The polynomial is the best of its degree for 2^r on [-1/2, 1/2], by relative error.
+inline vf vexp2(vf x) {
+#if defined(__AVX512F__) && defined(__AVX512BW__)
+  x = (vf)_mm512_max_ps((__m512)splat(-150.0f), (__m512)x);  // of a NaN, the second
+  const vf n = (vf)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#else
+  const vf low = splat(-126.0f), magic = splat(12582912.0f);
   const vi tiny = x < low;
   x = tiny ? low : x;  // keeps NaN: the comparison is false
-  const vf magic = splat(12582912.0f);
-  const vf n = (x * 1.44269504f + magic) - magic;
-  const vf r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  vf p = splat(1.9875691500e-4f);
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
+  const vf n = (x + magic) - magic;
+#endif
+  const vf r = x - n;
+  vf p = splat(1.5345810970757157e-4f);
+  p = p * r + 1.3399930903688073e-3f;
+  p = p * r + 9.618489071726799e-3f;
+  p = p * r + 5.550328642129898e-2f;
+  p = p * r + 2.4022646248340607e-1f;
+  p = p * r + 6.931471824645996e-1f;
+  p = p * r + 1.0f;
+#if defined(__AVX512F__) && defined(__AVX512BW__)
+  return (vf)_mm512_scalef_ps((__m512)p, (__m512)n);
+#else
   const vi bits = (__builtin_convertvector(n, vi) + 127) << 23;
-  const vf scaled = p * (vf)bits;
-  return tiny ? vf{} : scaled;
+  return tiny ? vf{} : p * (vf)bits;
+#endif
 }
+
+constexpr float LOG2_E = 1.44269504f;
+
+inline vf vexp(vf x) { return vexp2(x * LOG2_E); }
 
 // bfloat16, as its bits.
 inline float from_bf16(uint16_t x) {

@@ -41,18 +41,18 @@ void add_row(typename K::Value* x, const typename K::Value* delta, long n) {
   for (; i < n; ++i) K::write1(x + i, K::read1(x + i) + K::read1(delta + i));
 }
 
+inline vf silu(vf x) {
+  // e^-|x| never overflows; the sigmoid of a negative x is that of -x times it.
+  const vf small = vexp(x < 0 ? x : -x), one = splat(1.0f);
+  return x * ((x < 0 ? small : one) / (one + small));
+}
+
 template <class K>
 void silu_row(const typename K::Value* gate, const typename K::Value* up, long n,
               typename K::Value* to) {
   long i = 0;
-  for (; i + W <= n; i += W) {
-    const vf x = K::read(gate + i);
-    // e^-|x| never overflows; the sigmoid of a negative x is that of -x times it.
-    const vf small = vexp(x < 0 ? x : -x);
-    const vf one = splat(1.0f);
-    const vf sigmoid = (x < 0 ? small : one) / (one + small);
-    K::write(to + i, K::round(x * sigmoid) * K::read(up + i));
-  }
+  for (; i + W <= n; i += W)
+    K::write(to + i, K::round(silu(K::read(gate + i))) * K::read(up + i));
   for (; i < n; ++i) {
     const float x = K::read1(gate + i);
     K::write1(to + i, K::round1(x / (1.0f + std::exp(-x))) * K::read1(up + i));
