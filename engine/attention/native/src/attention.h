@@ -16,8 +16,8 @@
 
 namespace agentrt {
 
-constexpr long BLOCK = 64;       // keys that are scored at a time
-constexpr long TILE_ROWS = 128;  // most folded rows of a tile: packing a block is paid once for them
+constexpr long BLOCK = 128;      // keys that are scored at a time
+constexpr long TILE_ROWS = 96;   // most folded rows of a tile: packing a block is paid once for them
 constexpr long SPLIT_ROWS = 64;  // a slice of more rows has tiles enough, and is not cut along keys
 constexpr long KEY_CHUNK = 256;  // keys of a part, where a slice is cut along the keys
 constexpr float NOTHING = -1.0e30f;
@@ -272,8 +272,9 @@ struct Attention {
       const long position = first + row / shape.group;
       const long high = whole ? wide : std::min(keys, position + 1 - key);
       const long low = whole || !window ? 0 : std::max<long>(0, position - window + 1 - key);
-      softmax_row(scores, weights, wide, low, high, whole, h.m[row], h.l + row * W,
-                  h.o + row * shape.padded);
+      float *sum = h.l + row * W, *o = h.o + row * shape.padded;
+      if (whole) softmax_row<true>(scores, weights, wide, low, high, h.m[row], sum, o);
+      else softmax_row<false>(scores, weights, wide, low, high, h.m[row], sum, o);
     }
   }
 
@@ -281,13 +282,14 @@ struct Attention {
   // relative to it. It is raised only where more than SLACK is missing: sums that are 2^SLACK times
   // too large are as exact, and scaling what was summed before takes longer than the block's own
   // exponents. The sum is kept in W parts.
-  void softmax_row(float* scores, Value* weights, long wide, long low, long high, bool whole,
-                   float& most, float* sum, float* o) const {
+  template <bool WHOLE>
+  void softmax_row(float* scores, Value* weights, long wide, long low, long high, float& most,
+                   float* sum, float* o) const {
     const float factor = scale * LOG2_E;
     vf peak = splat(NOTHING);
     for (long i = 0; i < wide; i += W) {
       vf x = load<vf>(scores + i);
-      if (!whole) {
+      if (!WHOLE) {
         x = seen(i, low, high) ? x : splat(NOTHING);
         store(scores + i, x);
       }
@@ -304,8 +306,8 @@ struct Attention {
       most = now;
     }
     for (long i = 0; i < wide; i += W) {
-      vf p = vexp2(load<vf>(scores + i) * factor - most);
-      if (!whole) p = seen(i, low, high) ? p : vf{};
+      vf p = K::power(load<vf>(scores + i) * factor - most);
+      if (!WHOLE) p = seen(i, low, high) ? p : vf{};
       total += p;
       K::write(weights + i, p);
     }
