@@ -62,7 +62,7 @@ class TestLinear:
     @pytest.mark.parametrize(
         ("outputs", "inputs"), [(1, 2), (31, 64), (64, 30), (100, 576), (576, 192)]
     )
-    @pytest.mark.parametrize("count", [1, 2, 5, 6, 7, 13, 33])
+    @pytest.mark.parametrize("count", [1, 2, 5, 6, 7, 13, 16, 17, 33, 70])
     def test_packed_sums_are_exact_to_fp32(self, count, outputs, inputs, bias):
         layer, x = linear(outputs, inputs, bias=bias), rows(count, inputs)
         packed, right = PackedLinear(load_native(), layer), exact(layer, x)
@@ -72,6 +72,19 @@ class TestLinear:
             assert wide.dtype == torch.float32
             assert (wide.double() - right).abs().max() <= 2e-6 * right.abs().max()
             assert torch.equal(packed(x), wide.bfloat16())
+        torch.set_num_threads(1)
+
+    @pytest.mark.parametrize(("outputs", "inputs"), [(200, 576), (96, 96), (70, 66)])
+    def test_a_row_is_the_same_bits_beside_any_others_on_any_threads(self, outputs, inputs):
+        layer, x = (
+            PackedLinear(load_native(), linear(outputs, inputs, bias=True)),
+            rows(700, inputs),
+        )
+        whole = layer.wide(x)
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            for low, count in ((0, 1), (3, 5), (16, 16), (20, 33), (31, 650)):
+                assert torch.equal(layer.wide(x[low : low + count]), whole[low : low + count])
         torch.set_num_threads(1)
 
     @pytest.mark.parametrize("count", [1, 4, 6, 7, 20])
@@ -212,14 +225,33 @@ class TestWholeModel:
             results.append(logits(model, kernels, (50, 1, 20, 1)))
         assert error(results[1], results[0]) <= 1e-5
 
-    def test_layers_in_one_call_are_the_calls_one_by_one(self, small):
+    @pytest.mark.parametrize("threads", [1, 2, 3])
+    @pytest.mark.parametrize("inner", [256, 136], ids=["mlp in one", "mlp in two"])
+    def test_layers_in_one_call_are_the_calls_one_by_one(self, small, inner, threads):
+        kernels = choose_kernels("native", "cpu")
+        shape = replace(small, intermediate_size=inner, num_layers=2, windows=(None, 24))
+        model = random_model(shape, torch.bfloat16)
+        prepare(model, kernels)
+        assert model._fused is not None
+        torch.set_num_threads(threads)
+        whole = logits(model, kernels, (33, 1, 5))
+        model._fused = None
+        torch.set_num_threads(1)
+        assert torch.equal(logits(model, kernels, (33, 1, 5)), whole)
+
+    def test_layers_refuse_what_they_were_not_made_for(self, small):
         kernels = choose_kernels("native", "cpu")
         model = random_model(small, torch.bfloat16)
         prepare(model, kernels)
-        assert model._fused is not None
-        whole = logits(model, kernels, (33, 1, 5))
-        model._fused = None
-        assert torch.equal(logits(model, kernels, (33, 1, 5)), whole)
+        deeper = replace(small, num_layers=5, windows=(None,) * 5)
+        with pytest.raises(RuntimeError, match="there are 4 layers"):
+            model.forward(
+                *(torch.zeros(1, dtype=torch.int64),) * 2,
+                make_attention(kernels, deeper, 2, 16, torch.bfloat16).plan(
+                    BatchLayout((SliceLayout(0, 1, [0]),))
+                ),
+                torch.zeros(1, dtype=torch.int64),
+            )
 
     def test_a_tied_embedding_is_kept_once(self, small):
         kernels = choose_kernels("native", "cpu")
