@@ -161,7 +161,7 @@ class NativeStep:
         return self._attend(layer, heads[:, : -2 * self._heads])
 
     def operands(self) -> tuple[object, ...]:
-        """Return all layers' pages, slots, and what attention takes, as ``RawAttentionStep`` says."""
+        """Return all layers' pages, slots and plans, as ``RawAttentionStep`` says."""
         batch, works = self._batch, list({id(work): work for work in self._works}.values())
         plans = [part for work in works for part in (work.table, work.partial, work.arrived)]
         windows = [work.window for work in works]
