@@ -18,6 +18,8 @@ from agentrt.engine.model.hf import HfSource
 from agentrt.engine.model.hf_check import check_computation
 from agentrt.engine.model.hf_weights import check_weights, load_weights
 from agentrt.engine.model.weights import Checkpoint, Progress, build, computed_dtype
+from agentrt.engine.parallel.group import ALONE, Group
+from agentrt.engine.parallel.sharding import Shard
 from agentrt.errors import ConfigError, ModelError, ModelUnsupported
 
 __all__ = ["Implementation", "ModelSource", "check_config", "open_source"]
@@ -51,11 +53,20 @@ class ModelSource(Protocol):
         """Return the bytes that the weights take once they are loaded."""
         ...
 
-    def load(self, device: str, progress: Progress | None = None) -> Model:
-        """Read the weights.
+    def shard(self, rank: int, size: int) -> Shard:
+        """Return what one of ``size`` ranks holds.
+
+        Raises:
+            ConfigError: this model cannot be cut for so many.
+        """
+        ...
+
+    def load(self, device: str, progress: Progress | None = None, group: Group = ALONE) -> Model:
+        """Read the weights: of several ranks, those of ours.
 
         Raises:
             ModelError: they cannot be read after all.
+            ConfigError: the model cannot be cut for the ranks of ``group``.
         """
         ...
 
@@ -78,8 +89,11 @@ class _Native:
     def weight_bytes(self) -> int:
         return self.parameters * self.dtype.itemsize
 
-    def load(self, device: str, progress: Progress | None = None) -> Model:
-        return build(self._checkpoint, self._config, self.dtype, device, progress)
+    def shard(self, rank: int, size: int) -> Shard:
+        return Shard(self._config, rank, size)
+
+    def load(self, device: str, progress: Progress | None = None, group: Group = ALONE) -> Model:
+        return build(self._checkpoint, self._config, self.dtype, device, progress, group)
 
 
 class _Transformers:
@@ -99,7 +113,15 @@ class _Transformers:
     def weight_bytes(self) -> int:
         return self.parameters * self.dtype.itemsize
 
-    def load(self, device: str, progress: Progress | None = None) -> Model:
+    def shard(self, rank: int, size: int) -> Shard:
+        raise ConfigError(
+            "Several ranks are for models that our own decoder computes, not transformers.",
+            remedy="Leave --tensor-parallel out, or choose another model.",
+        )
+
+    def load(self, device: str, progress: Progress | None = None, group: Group = ALONE) -> Model:
+        if group.size > 1:
+            self.shard(group.rank, group.size)
         model = load_weights(self._source, self.dtype, device, progress)
         check_computation(model, self._source.directory)
         return model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from safetensors import safe_open
@@ -13,6 +13,8 @@ from agentrt.engine.model.config import ModelConfig, read_json
 from agentrt.engine.model.decoder import Decoder, Layer
 from agentrt.engine.model.header import TensorEntry, read_header
 from agentrt.engine.model.linear import Linear
+from agentrt.engine.parallel.group import ALONE, Group
+from agentrt.engine.parallel.sharding import Cut, Shard
 from agentrt.errors import ModelError
 
 __all__ = ["Checkpoint", "Progress", "load_model", "tensor_shapes"]
@@ -159,11 +161,16 @@ class Checkpoint:
             remedy="Use an unquantized checkpoint of a supported architecture.",
         )
 
-    def fill(self, targets: Mapping[str, torch.Tensor], progress: Progress | None = None) -> None:
+    def fill(
+        self,
+        targets: Mapping[str, torch.Tensor],
+        progress: Progress | None = None,
+        cut: Callable[[str], Cut | None] = lambda name: None,
+    ) -> None:
         """Copy tensors into ``targets`` (shapes already checked), converting the dtype.
 
         Files are memory-mapped: a tensor goes from the page cache straight into its target, and no
-        second copy of it is made.
+        second copy of it is made. Where ``cut`` names a part of a tensor, only that is read.
         """
         by_file: dict[Path, list[str]] = {}
         for name in targets:
@@ -172,10 +179,22 @@ class Checkpoint:
         for file, names in by_file.items():
             with safe_open(str(file), framework="pt") as source:
                 for name in names:
-                    targets[name].copy_(source.get_tensor(name))
+                    targets[name].copy_(_read(source, name, cut(name)))
                     done += targets[name].nbytes
                     if progress is not None:
                         progress(done, total)
+
+
+def _read(source: Any, name: str, cut: Cut | None) -> torch.Tensor:
+    """Read a tensor of an open file, or a part of it: what else there is stays on disk."""
+    tensor: torch.Tensor
+    if cut is None:
+        tensor = source.get_tensor(name)
+    elif cut.dim == 0:
+        tensor = source.get_slice(name)[cut.start : cut.stop]
+    else:
+        tensor = source.get_slice(name)[:, cut.start : cut.stop]
+    return tensor
 
 
 def _ignorable(name: str, config: ModelConfig) -> bool:
@@ -191,6 +210,7 @@ def load_model(
     dtype: torch.dtype | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
+    group: Group = ALONE,
 ) -> Decoder:
     """Load a decoder from a Hugging Face model directory.
 
@@ -199,15 +219,17 @@ def load_model(
         dtype: ``torch.float32`` or ``torch.bfloat16``; None takes the checkpoint's own.
         device: torch device of the weights.
         progress: called after each tensor.
+        group: the ranks that compute the model together; this one's part is loaded.
 
     Raises:
         ModelError: anything is missing, inconsistent or unsupported; found before weights are read.
+        ConfigError: the model does not divide by the ranks of ``group``.
     """
     config = ModelConfig.from_directory(directory)
     chosen = computed_dtype(directory, config.dtype, dtype)
     checkpoint = Checkpoint(directory)
     checkpoint.check(config)
-    return build(checkpoint, config, chosen, device, progress)
+    return build(checkpoint, config, chosen, device, progress, group)
 
 
 def computed_dtype(
@@ -232,30 +254,38 @@ def build(
     dtype: torch.dtype,
     device: str,
     progress: Progress | None = None,
+    group: Group = ALONE,
 ) -> Decoder:
-    """Read the weights of a checkpoint that was checked."""
-    return _Builder(config, dtype, device).build(checkpoint, progress)
+    """Read the weights of a checkpoint that was checked: of several ranks, those of ours.
+
+    Raises:
+        ConfigError: the model does not divide by the ranks of ``group``.
+    """
+    return _Builder(config, dtype, device, group).build(checkpoint, progress)
 
 
 class _Builder:
     """Allocates the fused weights and remembers which part each checkpoint tensor fills."""
 
-    def __init__(self, config: ModelConfig, dtype: torch.dtype, device: str) -> None:
-        self._config = config
+    def __init__(self, config: ModelConfig, dtype: torch.dtype, device: str, group: Group) -> None:
+        self._group = group
+        self._shard = Shard(config, group.rank, group.size)
+        self._config = self._shard.part
         self._dtype = dtype
         self._device = device
-        self._shapes = tensor_shapes(config)
+        self._shapes = self._shard.shapes(tensor_shapes(self._config))
         self._targets: dict[str, torch.Tensor] = {}
 
     def build(self, checkpoint: Checkpoint, progress: Progress | None = None) -> Decoder:
         """Allocate everything, fill it from the checkpoint, and put the decoder together."""
         config = self._config
-        embedding = self._fused(["model.embed_tokens.weight"])
+        embedding = self._vocabulary("model.embed_tokens.weight")
         layers = [self._layer(f"model.layers.{index}.") for index in range(config.num_layers)]
         norm = self._fused(["model.norm.weight"])
-        head = embedding if config.tied_embeddings else self._fused(["lm_head.weight"])
-        checkpoint.fill(self._targets, progress)
-        return Decoder(config, embedding, layers, norm, Linear(head))
+        head = embedding if config.tied_embeddings else self._vocabulary("lm_head.weight")
+        checkpoint.fill(self._targets, progress, self._shard.cut)
+        rows = None if self._group.size == 1 else self._shard.vocabulary
+        return Decoder(config, embedding, layers, norm, Linear(head), self._group, rows)
 
     def _fused(self, names: list[str]) -> torch.Tensor:
         """Allocate one tensor for ``names`` along their first dimension, one after another."""
@@ -264,6 +294,14 @@ class _Builder:
         whole = torch.empty((sum(rows), *shapes[0][1:]), dtype=self._dtype, device=self._device)
         for name, part in zip(names, torch.split(whole, rows), strict=True):
             self._targets[name] = part
+        return whole
+
+    def _vocabulary(self, name: str) -> torch.Tensor:
+        """Allocate a row for each token id; rows of no token, at the end of the last rank, are zero."""
+        whole = self._fused([name])
+        real = self._shard.vocabulary.count
+        whole[real:].zero_()
+        self._targets[name] = whole[:real]
         return whole
 
     def _linear(self, prefix: str, names: list[str]) -> Linear:
