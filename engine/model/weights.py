@@ -297,7 +297,7 @@ class _Builder:
         return whole
 
     def _vocabulary(self, name: str) -> torch.Tensor:
-        """Allocate a row for each token id; rows of no token, at the end of the last rank, are zero."""
+        """Allocate a row for each token id; rows past the last token are zero."""
         whole = self._fused([name])
         real = self._shard.vocabulary.count
         whole[real:].zero_()

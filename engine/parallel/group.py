@@ -99,14 +99,14 @@ class TorchGroup(Group):
         if dist.is_initialized():
             raise ConfigError(
                 "This process is in a group of torch.distributed already.",
-                remedy="Open one tensor-parallel engine at a time in a process, and no other group.",
+                remedy="Open one tensor-parallel engine at a time in a process.",
             )
         cuda = self._device.type == "cuda"
         try:
             with _loopback():
                 dist.init_process_group(
                     "nccl" if cuda else "gloo",
-                    store=dist.FileStore(str(meeting), self.size),
+                    store=dist.FileStore(str(meeting), self.size),  # type: ignore[attr-defined]
                     rank=self.rank,
                     world_size=self.size,
                     timeout=timedelta(seconds=seconds),

@@ -1,4 +1,4 @@
-"""Ranks as threads of one process, over real gloo: as the ranks of an engine, without its processes."""
+"""Ranks as threads of one process, over real gloo."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def together(directory, size, work):
             limit = datetime.timedelta(seconds=SECONDS)
             joined = dist.ProcessGroupGloo(store, rank, size, limit)
             results[rank] = work(TorchGroup(rank, size, torch.device("cpu"), joined))
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised again by the caller
             errors.append(error)
 
     threads = [threading.Thread(target=run, args=(rank,), daemon=True) for rank in range(size)]
