@@ -160,11 +160,16 @@ async def test_bad_logits_keep_the_ranks(pair):
         asker = Asker(engine)
         wanted = await asker.ask()
         before = pair.ranks.crew.pids
-        norm = pair.own._norm.clone()
-        pair.own._norm.fill_(float("nan"))
-        stream = await asker.submit(PROMPT[::-1])
-        assert (await asker.answer(stream))[1] == "failed"
-        pair.own._norm.copy_(norm)
+        forward = pair.own.forward
+
+        def spoiled(*args):
+            del pair.own.forward
+            return forward(*args) * float("nan")
+
+        pair.own.forward = spoiled
+        assert (await asker.ask(PROMPT[::-1]))[1] == "failed"
+        assert await asker.ask() == wanted
+        assert engine.statistics().restarts == 1
         assert pair.ranks.crew.pids == before
 
 
