@@ -167,7 +167,7 @@ async def test_bad_logits_keep_the_ranks(pair):
             return forward(*args) * float("nan")
 
         pair.own.forward = spoiled
-        assert (await asker.ask(PROMPT[::-1]))[1] == "failed"
+        assert (await asker.ask(PROMPT[:20][::-1]))[1] == "failed"
         assert await asker.ask() == wanted
         assert engine.statistics().restarts == 1
         assert pair.ranks.crew.pids == before
