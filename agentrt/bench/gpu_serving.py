@@ -103,8 +103,8 @@ async def _decode_recorded(lab: Lab, kernels: Kernels) -> None:
     ):
         for index, prompt in enumerate(prompts):
             group.start_soon(_answer, engine, str(index), prompt, 4 * steps)
-        while engine.statistics().scheduler.prefilled_tokens < batch * setting.short:
-            await anyio.sleep(POLL)  # noqa: ASYNC110 - the engine's thread wakes nobody here
+        while engine.statistics().scheduler.prefilled_tokens < batch * setting.short:  # noqa: ASYNC110
+            await anyio.sleep(POLL)
         await _steps(engine, steps // 2)
         with kernels.record():
             await _steps(engine, steps)
@@ -113,8 +113,8 @@ async def _decode_recorded(lab: Lab, kernels: Kernels) -> None:
 async def _steps(engine: Engine, count: int) -> None:
     """Wait for ``count`` more steps, or until all turns have ended."""
     until = engine.statistics().steps + count
-    while engine.statistics().steps < until and engine.statistics().turns:
-        await anyio.sleep(POLL)  # noqa: ASYNC110 - as above
+    while engine.statistics().steps < until and engine.statistics().turns:  # noqa: ASYNC110
+        await anyio.sleep(POLL)
 
 
 def first_token(lab: Lab, profile: Kernels | None = None) -> Figure:
