@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
@@ -24,7 +25,7 @@ from agentrt.engine.engine import Engine
 from agentrt.engine.kv import PageCache
 from agentrt.engine.model.config import ModelConfig
 from agentrt.engine.model.decoder import Decoder
-from agentrt.engine.runner import TorchBackend
+from agentrt.engine.gpu.choose import choose_steps, make_backend
 from agentrt.scheduling import Scheduler, SchedulerConfig, Surroundings, make_policy
 from agentrt.scheduling.cost import OnlinePrefillCost
 
@@ -70,6 +71,7 @@ DRY = Setting(
     dtype=torch.float32,
     big="tiny-untied",
     small="tiny-tied",
+    kernels="torch",
     page=16,
     context=20,
     batches=(1, 2, 3),
@@ -176,22 +178,31 @@ class Lab:
         self, model: Decoder, attention: Attention, largest: int, *, graphs: bool = True
     ) -> TurnBackend:
         """Return what computes steps of ``largest`` sequences at most, as in an engine."""
-        return TorchBackend(model, attention)
+        mode = partial(choose_steps, "on" if graphs else "off", "on", self.device.type)
+        backend, _ = make_backend(model, lambda: attention, mode, largest)
+        return backend
 
     def engine(
-        self, model: Decoder, pages: int, largest: int, *, budget: int | None = None
+        self,
+        model: Decoder,
+        pages: int,
+        largest: int,
+        around: Callable[[TurnBackend], TurnBackend],
     ) -> Engine:
-        """Return an engine of ``largest`` turns at once over a pool of ``pages``."""
+        """Return an engine of ``largest`` turns at once over a pool of ``pages``.
+
+        ``around`` may wrap what computes.
+        """
         setting = self.setting
         around = Surroundings(
             prefill_seconds=OnlinePrefillCost(), capacity=pages * setting.page, tenants={}
         )
         policy = make_policy("fcfs", around)
         cache = PageCache(pages, setting.page, policy.retention.score)
-        config = SchedulerConfig(token_budget=budget or setting.budget, max_seqs=largest)
+        config = SchedulerConfig(token_budget=setting.budget, max_seqs=largest)
         attention = self.attention(model.config, pages)
-        backend = self.backend(model, attention, largest)
-        return Engine(Scheduler(cache, policy, config), backend)
+        backend = around(self.backend(model, attention, largest))
+        return Engine(Scheduler(cache, policy, config), backend, overlap=True)
 
     def median(self, round_: Callable[[], float]) -> float:
         """Return the median of so many rounds, after one that does not count."""

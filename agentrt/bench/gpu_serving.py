@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import ExitStack, asynccontextmanager
 
 import anyio
 import anyio.lowlevel
@@ -15,14 +15,14 @@ from agentrt.bench.gpu_plan import Figure
 from agentrt.bench.gpu_profile import Kernels, idle_share
 from agentrt.bench.gpu_roofline import ideal_seconds
 from agentrt.bench.gpu_workload import Request, requests
+from agentrt.engine.backend import StepHandle, TurnBackend
 from agentrt.engine.engine import Engine, EngineRequest
+from agentrt.engine.observed import ForwardingBackend
 from agentrt.engine.params import SamplingParams
 from agentrt.errors import InternalError
+from agentrt.scheduling.plan import StepPlan
 
 __all__ = ["first_token", "idle", "throughput"]
-
-POLL = 0.005
-"""Seconds between looks at the engine's figures: rarely, for it shares an interpreter with us."""
 
 
 def throughput(lab: Lab, model: str, profile: Kernels | None = None) -> Figure:
@@ -57,9 +57,13 @@ async def _all(lab: Lab, model: str, asked: Sequence[Request]) -> float:
 
 @asynccontextmanager
 async def _engine(
-    lab: Lab, model: str, pages: int, largest: int, budget: int | None = None
+    lab: Lab,
+    model: str,
+    pages: int,
+    largest: int,
+    around: Callable[[TurnBackend], TurnBackend] = lambda backend: backend,
 ) -> AsyncIterator[Engine]:
-    async with lab.engine(lab.model(model), pages, largest, budget=budget) as engine:
+    async with lab.engine(lab.model(model), pages, largest, around) as engine:
         yield engine
     lab.wait()
 
@@ -84,6 +88,38 @@ async def _answer(
     return first
 
 
+class _Recorded(ForwardingBackend):
+    """Records, in the engine's own thread, what the device does in some of the steps.
+
+    Args:
+        inner: what computes.
+        batch: sequences of the steps that count.
+        skip: so many of them go by first.
+        count: so many are recorded.
+        kernels: what records.
+    """
+
+    def __init__(
+        self, inner: TurnBackend, batch: int, skip: int, count: int, kernels: Kernels
+    ) -> None:
+        super().__init__(inner)
+        self._batch = batch
+        self._first, self._last = skip, skip + count
+        self._kernels = kernels
+        self._steps = 0
+        self._recording = ExitStack()
+
+    def launch(self, plan: StepPlan) -> StepHandle:
+        """Begin a step. See ``TurnBackend.launch``."""
+        if len(plan.slices) == plan.tokens == self._batch:
+            if self._steps == self._first:
+                self._recording.enter_context(self._kernels.record())
+            elif self._steps == self._last:
+                self._recording.close()
+            self._steps += 1
+        return super().launch(plan)
+
+
 def idle(lab: Lab, profile: Kernels | None = None) -> Figure:
     """Measure the share of time in which the device does nothing while a full batch decodes."""
     kernels = profile or Kernels(lab.setting.device)
@@ -94,27 +130,17 @@ def idle(lab: Lab, profile: Kernels | None = None) -> Figure:
 async def _decode_recorded(lab: Lab, kernels: Kernels) -> None:
     setting = lab.setting
     batch, steps = setting.batches[-1], setting.steps
-    each = setting.short + 4 * steps
+    output = 3 * steps + batch  # they begin one after another, as prompts are computed
     prompts = [[1 + index % 50, *[2] * (setting.short - 1)] for index in range(batch)]
-    pages = batch * (lab.pages(each) + 1)
-    async with (
-        _engine(lab, setting.big, pages, batch) as engine,
-        anyio.create_task_group() as group,
-    ):
-        for index, prompt in enumerate(prompts):
-            group.start_soon(_answer, engine, str(index), prompt, 4 * steps)
-        while engine.statistics().scheduler.prefilled_tokens < batch * setting.short:  # noqa: ASYNC110
-            await anyio.sleep(POLL)
-        await _steps(engine, steps // 2)
-        with kernels.record():
-            await _steps(engine, steps)
+    pages = batch * (lab.pages(setting.short + output) + 1)
 
+    def recorded(backend: TurnBackend) -> TurnBackend:
+        return _Recorded(backend, batch, steps // 2, steps, kernels)
 
-async def _steps(engine: Engine, count: int) -> None:
-    """Wait for ``count`` more steps, or until all turns have ended."""
-    until = engine.statistics().steps + count
-    while engine.statistics().steps < until and engine.statistics().turns:  # noqa: ASYNC110
-        await anyio.sleep(POLL)
+    async with _engine(lab, setting.big, pages, batch, recorded) as engine:
+        async with anyio.create_task_group() as group:
+            for index, prompt in enumerate(prompts):
+                group.start_soon(_answer, engine, str(index), prompt, output)
 
 
 def first_token(lab: Lab, profile: Kernels | None = None) -> Figure:

@@ -42,11 +42,16 @@ def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return rows of cells as lines of columns; all but the first are aligned right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    """Return rows of cells as lines of columns.
+
+    Numbers are aligned right: all but the first column, and a last one without a head.
+    """
+    columns = list(zip(*rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    words = {0, *(index for index, head in enumerate(rows[0]) if not head)}
     return [
         "  ".join(
-            cell.rjust(width) if index else cell.ljust(width)
+            cell.ljust(width) if index in words else cell.rjust(width)
             for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
         ).rstrip()
         for cells in rows
