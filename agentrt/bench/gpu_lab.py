@@ -22,10 +22,10 @@ from agentrt.engine.attention.base import Attention
 from agentrt.engine.backend import TurnBackend
 from agentrt.engine.cpu import Kernels, choose_kernels, make_attention, prepare
 from agentrt.engine.engine import Engine
+from agentrt.engine.gpu.choose import choose_steps, make_backend
 from agentrt.engine.kv import PageCache
 from agentrt.engine.model.config import ModelConfig
 from agentrt.engine.model.decoder import Decoder
-from agentrt.engine.gpu.choose import choose_steps, make_backend
 from agentrt.scheduling import Scheduler, SchedulerConfig, Surroundings, make_policy
 from agentrt.scheduling.cost import OnlinePrefillCost
 
@@ -194,10 +194,10 @@ class Lab:
         ``around`` may wrap what computes.
         """
         setting = self.setting
-        around = Surroundings(
+        known = Surroundings(
             prefill_seconds=OnlinePrefillCost(), capacity=pages * setting.page, tenants={}
         )
-        policy = make_policy("fcfs", around)
+        policy = make_policy("fcfs", known)
         cache = PageCache(pages, setting.page, policy.retention.score)
         config = SchedulerConfig(token_budget=setting.budget, max_seqs=largest)
         attention = self.attention(model.config, pages)

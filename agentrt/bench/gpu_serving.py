@@ -137,10 +137,10 @@ async def _decode_recorded(lab: Lab, kernels: Kernels) -> None:
     def recorded(backend: TurnBackend) -> TurnBackend:
         return _Recorded(backend, batch, steps // 2, steps, kernels)
 
-    async with _engine(lab, setting.big, pages, batch, recorded) as engine:
-        async with anyio.create_task_group() as group:
-            for index, prompt in enumerate(prompts):
-                group.start_soon(_answer, engine, str(index), prompt, output)
+    serving = _engine(lab, setting.big, pages, batch, recorded)
+    async with serving as engine, anyio.create_task_group() as group:
+        for index, prompt in enumerate(prompts):
+            group.start_soon(_answer, engine, str(index), prompt, output)
 
 
 def first_token(lab: Lab, profile: Kernels | None = None) -> Figure:
