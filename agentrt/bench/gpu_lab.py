@@ -73,21 +73,22 @@ DRY = Setting(
     small="tiny-tied",
     kernels="torch",
     page=16,
-    context=20,
-    batches=(1, 2, 3),
-    steps=3,
+    context=6,
+    batches=(1, 2, 2),
+    steps=2,
     rounds=1,
-    budget=32,
-    requests=4,
-    lengths=(3, 9),
+    budget=8,
+    requests=2,
+    lengths=(2, 4),
     kernel_batch=2,
-    kernel_context=40,
-    prefill=48,
-    long=640,
-    short=8,
+    kernel_context=20,
+    prefill=20,
+    long=48,
+    short=4,
     copied=1 << 20,
     matrix=(64, 64, 64),
 )
+"""Sizes that Triton's interpreter gets through in seconds."""
 
 
 def measure_rates(setting: Setting) -> Rates:

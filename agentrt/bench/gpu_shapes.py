@@ -31,13 +31,13 @@ def _qwen3(**sizes: Any) -> dict[str, Any]:
 
 
 _TINY: Final[Mapping[str, Any]] = {
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
     "head_dim": 16,
-    "vocab_size": 256,
+    "vocab_size": 64,
 }
 
 CONFIGS: Final[Mapping[str, Mapping[str, Any]]] = {
