@@ -221,7 +221,7 @@ class _Worker:
             stdout=subprocess.PIPE,
             text=True,
             cwd=options.root,
-            env={**os.environ, "PYTHONPATH": str(options.root)},
+            env=_environment(options.root),
             start_new_session=True,  # Ctrl-C is ours: what is measured so far is kept first
         )
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
@@ -282,7 +282,7 @@ def _tests(root: Path, seconds: float) -> dict[str, Any]:
             done = subprocess.run(
                 command,
                 cwd=root,
-                env={**os.environ, "PYTHONPATH": str(root)},
+                env=_environment(root),
                 stdout=sys.stderr,
                 timeout=seconds,
                 check=False,
@@ -291,6 +291,12 @@ def _tests(root: Path, seconds: float) -> dict[str, Any]:
         except subprocess.TimeoutExpired:
             note = f"not over within {seconds:.0f} s"
         return _counts(report, note)
+
+
+def _environment(root: Path) -> dict[str, str]:
+    """Return ours, with the working tree before all else that is imported."""
+    paths = [str(root), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def _counts(report: Path, note: str) -> dict[str, Any]:

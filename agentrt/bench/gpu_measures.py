@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from agentrt.bench.gpu_lab import Lab
 from agentrt.bench.gpu_plan import Figure, Row
-from agentrt.bench.gpu_profile import Kernels
+
+if TYPE_CHECKING:  # whoever only names the rows needs no torch
+    from agentrt.bench.gpu_lab import Lab
+    from agentrt.bench.gpu_profile import Kernels
+    from agentrt.bench.gpu_rows import DecodeCase
 
 __all__ = ["ROWS", "Measure", "measures"]
 
-Measure: TypeAlias = Callable[[Lab, Kernels | None], Figure]
+Measure: TypeAlias = "Callable[[Lab, Kernels | None], Figure]"
 
 ROWS = [
     Row("step-0.6B", "0.6B, step of batch 1 at 1k", "ms", "most", 1.0, 25, "0.6B"),
@@ -45,10 +48,10 @@ def measures(lab: Lab) -> Mapping[str, Measure]:
     one, some, many = (rows.DecodeCase(setting.big, batch) for batch in setting.batches)
     small = replace(one, model=setting.small)
 
-    def decode(case: rows.DecodeCase) -> Measure:
+    def decode(case: DecodeCase) -> Measure:
         return lambda lab, profile: rows.decode(lab, case, profile)
 
-    def step(case: rows.DecodeCase) -> Measure:
+    def step(case: DecodeCase) -> Measure:
         return lambda lab, profile: rows.step_milliseconds(lab, case, profile)
 
     return {

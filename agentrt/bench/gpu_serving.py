@@ -155,7 +155,7 @@ async def _first_tokens(lab: Lab) -> tuple[float, float]:
     rounds = 2 * setting.rounds + 1
     vocabulary = lab.model(setting.big).config.vocab_size
     pages = lab.pages(setting.long + 1) + rounds * 3 * lab.pages(setting.short + 2) + 8
-    async with _engine(lab, setting.big, pages, 8) as engine:
+    async with _engine(lab, setting.big, pages, 4) as engine:
         names = iter(range(10_000))
 
         async def short() -> float:
