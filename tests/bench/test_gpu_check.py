@@ -207,7 +207,6 @@ import sys
 ALLOWED = {allowed}
 class Only:
     def find_spec(self, name, path=None, target=None):
-        import importlib.machinery
         top = name.partition(".")[0]
         if path is None and top not in ALLOWED and top not in sys.stdlib_module_names:
             raise ModuleNotFoundError(f"{{name}} is blocked", name=name)
