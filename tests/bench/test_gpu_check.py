@@ -208,7 +208,8 @@ ALLOWED = {allowed}
 class Only:
     def find_spec(self, name, path=None, target=None):
         top = name.partition(".")[0]
-        if path is None and top not in ALLOWED and top not in sys.stdlib_module_names:
+        known = top in ALLOWED or top in sys.stdlib_module_names or "sysconfigdata" in top
+        if path is None and not known:
             raise ModuleNotFoundError(f"{{name}} is blocked", name=name)
 sys.meta_path.insert(0, Only())
 """
