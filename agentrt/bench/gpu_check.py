@@ -31,6 +31,8 @@ SLACK = 8.0
 """Seconds kept for writing and ending."""
 TESTS = 150.0
 """Seconds that the tests may take."""
+TEST_PATHS = ("tests/gpu", "tests/engine/triton", "tests/engine/test_device.py")
+"""What has tests for CUDA; in a dry run the first, the others belong to every run of the suite."""
 START = 120.0
 """Seconds for a worker to say hello, and again to measure rates."""
 DRY_SCALE = 0.1
@@ -47,7 +49,7 @@ class Options:
         rows: what to measure.
         budget: seconds for all of it.
         dry: tiny sizes on the CPU.
-        tests: run the tests of ``tests/gpu`` first.
+        tests: run the tests that have a part on CUDA first.
     """
 
     root: Path
@@ -129,9 +131,10 @@ class Check:
     # --- tests
 
     def _run_tests(self) -> None:
-        self._tell("tests of tests/gpu …")
+        self._tell("tests …")
         left = min(TESTS, self._plan.until - self._clock())
-        self.results["tests"] = found = _tests(self._options.root, left)
+        paths = TEST_PATHS[:1] if self._options.dry else TEST_PATHS
+        self.results["tests"] = found = _tests(self._options.root, paths, left)
         self._save()
         self._tell(f"tests: {found['passed']} passed, {found['failed']} failed, {found['note']}")
 
@@ -263,8 +266,8 @@ class _Worker:
                     pipe.close()
 
 
-def _tests(root: Path, seconds: float) -> dict[str, Any]:
-    """Run the tests of ``tests/gpu``; return how many passed, failed and were skipped."""
+def _tests(root: Path, paths: Sequence[str], seconds: float) -> dict[str, Any]:
+    """Run tests; return how many passed, failed and were skipped."""
     with tempfile.TemporaryDirectory() as place:
         report = Path(place) / "report.xml"
         command = [
