@@ -27,7 +27,13 @@ SETTINGS = {
     "early": {"graphs": "off", "overlap": "on"},
     "both": {"graphs": "on", "overlap": "on"},
     "tiers": {"graphs": "on", "overlap": "on", "host_kv_bytes": 4 << 20, "pool_tokens": 224},
-    "tight": {"graphs": "on", "overlap": "on", "pool_tokens": 160, "token_budget": 24},
+    "tight": {
+        "graphs": "on",
+        "overlap": "on",
+        "pool_tokens": 160,
+        "token_budget": 24,
+        "max_seqs": 4,
+    },
     "torch": {"graphs": "on", "overlap": "on", "attention": "torch"},
 }
 
