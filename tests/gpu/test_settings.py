@@ -92,31 +92,29 @@ def test_fp32_answers_are_those_of_the_cpu(config, conversations, on_cpu, name):
     assert conversations(replace(config, **SETTINGS[name])) == on_cpu
 
 
-class TestBf16:
-    @pytest.fixture(scope="class")
-    def exact(self, directory):
-        """Return ``logits(tokens) [tokens, vocab]`` in fp32 on the CPU."""
-        return _logits(load_model(directory, dtype=torch.float32))
+@pytest.fixture(scope="module")
+def exact(directory):
+    """Return ``logits(tokens) [tokens, vocab]`` in fp32 on the CPU."""
+    return _logits(load_model(directory, dtype=torch.float32))
 
-    @pytest.fixture(scope="class")
-    def rounding(self, directory, exact):
-        """The most that bf16 on the device differs from fp32 over some prompts' logits."""
-        rounded = _logits(load_model(directory, dtype=torch.bfloat16, device="cuda"))
-        prompts = [list(range(first, first + 80)) for first in (5, 100, 300)]
-        return max(float((rounded(each) - exact(each)).abs().max()) for each in prompts)
 
-    @pytest.mark.parametrize("name", [name for name in SETTINGS if name != "plain"])
-    def test_greedy_answers_part_at_near_ties_only(
-        self, config, conversations, exact, rounding, name
-    ):
-        narrow = replace(config, dtype="bfloat16")
-        got = conversations(replace(narrow, **SETTINGS[name]))
-        for prompt, tokens in got.items():
-            if prompt[0] // 10 % 2:  # drawn: a rounding may change any token
-                continue
-            rows = exact([*prompt, *tokens[:-1]])[len(prompt) - 1 :]
-            for row, token in zip(rows, tokens, strict=True):
-                assert float(row.max() - row[token]) <= 2 * rounding
+@pytest.fixture(scope="module")
+def rounding(directory, exact):
+    """The most that bf16 on the device differs from fp32 over some prompts' logits."""
+    rounded = _logits(load_model(directory, dtype=torch.bfloat16, device="cuda"))
+    prompts = [list(range(first, first + 80)) for first in (5, 100, 300)]
+    return max(float((rounded(each) - exact(each)).abs().max()) for each in prompts)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_bf16_answers_part_at_near_ties_only(config, conversations, exact, rounding, name):
+    got = conversations(replace(config, dtype="bfloat16", **SETTINGS[name]))
+    for prompt, tokens in got.items():
+        if prompt[0] // 10 % 2:  # drawn: a rounding may change any token
+            continue
+        rows = exact([*prompt, *tokens[:-1]])[len(prompt) - 1 :]
+        for row, token in zip(rows, tokens, strict=True):
+            assert float(row.max() - row[token]) <= 2 * rounding
 
 
 def _logits(model):
