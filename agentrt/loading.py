@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from agentrt.errors import ModelError
 from agentrt.resources.headroom import Headroom, memory_headroom
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from agentrt.engine.model.base import Model
     from agentrt.engine.model.load import Implementation, ModelSource
+    from agentrt.engine.parallel.ranks import Ranks
     from agentrt.engine.tokens import Tokenizer
 
 __all__ = ["Loaded", "Wanted", "device_headroom", "load"]
@@ -31,6 +32,7 @@ class Wanted:
         device: a torch device.
         pool_tokens: tokens of KV that are to fit, too.
         memory: what may be taken; None asks the machine.
+        ranks: how many hold a part of it each.
     """
 
     model: str | None
@@ -39,6 +41,7 @@ class Wanted:
     device: str
     pool_tokens: int
     memory: Headroom | None = None
+    ranks: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +52,18 @@ class Loaded:
     tokenizer: Tokenizer
     name: str
     directory: Path
+    ranks: Ranks | None = None
 
 
-def load(wanted: Wanted, progress: Callable[[int, int], None] | None = None) -> Loaded:
+Launch: TypeAlias = "Callable[[Path], Ranks | None]"
+"""Starts the other ranks of a model that was found in order, or none."""
+
+
+def load(
+    wanted: Wanted,
+    progress: Callable[[int, int], None] | None = None,
+    launch: Launch = lambda directory: None,
+) -> Loaded:
     """Load model and tokenizer; blocking. ``progress`` is told bytes of weights, and in all.
 
     Everything that can be wrong is looked for before weights are read: the configuration, every
@@ -74,7 +86,13 @@ def load(wanted: Wanted, progress: Callable[[int, int], None] | None = None) -> 
     source = open_source(found.directory, dtype=wanted.dtype, implementation=wanted.implementation)
     tokenizer = Tokenizer.from_directory(found.directory)
     _check_memory(source, found.directory, wanted)
-    return Loaded(source.load(wanted.device, progress), tokenizer, found.name, found.directory)
+    ranks = launch(found.directory)
+    if ranks is None:
+        model = source.load(wanted.device, progress)
+    else:
+        model = source.load(wanted.device, progress, ranks.group)
+        ranks.loaded()
+    return Loaded(model, tokenizer, found.name, found.directory, ranks)
 
 
 def _check_memory(source: ModelSource, directory: Path, wanted: Wanted) -> None:
@@ -85,12 +103,17 @@ def _check_memory(source: ModelSource, directory: Path, wanted: Wanted) -> None:
     """
     room = wanted.memory or device_headroom(wanted.device)
     dtype = str(wanted.dtype).removeprefix("torch.")
-    pool = wanted.pool_tokens * source.shape.kv_bytes_per_token(dtype)
-    if source.weight_bytes + pool <= room.bytes:
+    weights, shape = source.weight_bytes, source.shape
+    if wanted.ranks > 1:  # on CUDA a rank's part on each device; on the CPU all of them here
+        shard = source.shard(0, wanted.ranks)
+        here = 1 if wanted.device.startswith("cuda") else wanted.ranks
+        weights, shape = here * shard.parameters * wanted.dtype.itemsize, shard.part
+    pool = wanted.pool_tokens * shape.kv_bytes_per_token(dtype)
+    if weights + pool <= room.bytes:
         return
     smaller = "" if dtype == "bfloat16" else "--dtype bfloat16, "
     raise ModelError(
-        f"{directory}: the weights take {_size(source.weight_bytes)} in {dtype} and "
+        f"{directory}: the weights take {_size(weights)} in {dtype} and "
         f"{wanted.pool_tokens:,} tokens of KV {_size(pool)}, but only {_size(room.bytes)} are "
         f"{room.bound}.",
         remedy=f"Use {smaller}a smaller --pool, a smaller model, or give it more memory.",

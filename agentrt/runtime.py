@@ -18,6 +18,7 @@ from agentrt.errors import ConfigError, InvalidRequest, ProgramTooLarge, Sandbox
 from agentrt.hints.calls import called_tool
 from agentrt.loading import Loaded, Wanted, device_headroom, load
 from agentrt.program import Program, ProgramParts
+from agentrt.ranks import RankOwner, check_ranks
 from agentrt.resources.governor import Governor, GovernorConfig
 from agentrt.resources.intent import Intent, merged
 from agentrt.scheduling import (
@@ -35,6 +36,7 @@ from agentrt.tools import tool_name
 if TYPE_CHECKING:
     import torch
 
+    from agentrt.engine.attention.base import Attention
     from agentrt.engine.backend import TurnBackend
     from agentrt.engine.cpu import Kernels
     from agentrt.engine.engine import Engine, EngineStatistics
@@ -85,6 +87,8 @@ class RuntimeConfig:
         max_waiting: turns that may wait; one more is refused.
         dtype: ``float32``, ``bfloat16``, or ``auto``: float32 on CPU, else bfloat16.
         device: a torch device, or ``auto``: CUDA if there is one.
+        tensor_parallel: ranks that hold a part of every layer each: a GPU of this host, or on the
+            CPU a process; 1 is this process alone.
         threads: CPU threads of the engine; None takes what affinity and cgroup allow, and fewer
             while a busy neighbour slows steps down.
         attention: ``auto`` takes our CPU kernels where they can be built, ``native`` insists on
@@ -115,6 +119,7 @@ class RuntimeConfig:
     max_waiting: int = 10_000
     dtype: str = "auto"
     device: str = "auto"
+    tensor_parallel: int = 1
     threads: int | None = None
     attention: str = "auto"
     quant: str | None = None
@@ -196,7 +201,9 @@ class Runtime:
                 await choice.provider.govern(governor)
                 stack.callback(governor.close)
             # Loading cannot be interrupted half-way; it is short.
-            loaded = await anyio.to_thread.run_sync(_load, config, on_load)
+            owner = RankOwner()
+            stack.push_async_callback(anyio.to_thread.run_sync, owner.close)
+            loaded = await anyio.to_thread.run_sync(_load, config, on_load, owner)
             kernels = await anyio.to_thread.run_sync(_prepare, config, loaded.model)
             model, tokenizer, name = loaded.model, loaded.tokenizer, loaded.name
             assemble = partial(_assemble, on_event=on_event, on_step=on_step, clock=clock)
@@ -293,22 +300,27 @@ async def _choose_sandbox(config: RuntimeConfig) -> Choice | None:
     return await choose(config.sandbox, trusted=config.trusted, image=config.image)
 
 
-def _load(config: RuntimeConfig, on_load: Callable[[int, int], None] | None) -> Loaded:
+def _load(
+    config: RuntimeConfig, on_load: Callable[[int, int], None] | None, owner: RankOwner
+) -> Loaded:
     """Load model and tokenizer; blocking."""
     import torch
 
     from agentrt.engine.pace import allowed_threads
 
     torch.set_num_threads(config.threads or allowed_threads())
+    check_ranks(config)
     device = _device(config.device)
+    dtype = _dtype(config.dtype, device)
     wanted = Wanted(
         model=config.model,
         implementation=config.model_impl,
-        dtype=_dtype(config.dtype, device),
+        dtype=dtype,
         device=device,
         pool_tokens=config.pool_tokens or SMALLEST_DEFAULT_POOL,
+        ranks=config.tensor_parallel,
     )
-    return load(wanted, on_load)
+    return load(wanted, on_load, lambda directory: owner.launch(config, directory, dtype, device))
 
 
 def _prepare(config: RuntimeConfig, model: Model) -> Kernels:
@@ -360,12 +372,14 @@ def _assemble(
     from agentrt.engine.kv import PageCache
     from agentrt.engine.observed import ObservedBackend
     from agentrt.engine.pace import PacedBackend, allowed_threads
+    from agentrt.engine.parallel.leader import ParallelBackend, lead
+    from agentrt.engine.parallel.rank import Pages
     from agentrt.engine.runner import TorchBackend
     from agentrt.engine.tuner import ThreadTuner
     from agentrt.tiering import make_tier, measured_costs
 
     model, pages = loaded.model, _pool_pages(config, loaded.model)
-    new_attention = partial(
+    new_attention: Callable[[], Attention] = partial(
         make_attention,
         kernels,
         model.config,
@@ -375,6 +389,9 @@ def _assemble(
         model.device,
         config.kv_dtype,
     )
+    if loaded.ranks is not None:
+        whole = Pages(pages, config.page_size, config.kv_dtype)
+        model, new_attention = lead(model, loaded.ranks, whole, new_attention)
     computing = TorchBackend(model, new_attention(), rebuild=new_attention)
     tier = make_tier(config, loaded.directory, model, computing.attention)
     costs = measured_costs(
@@ -398,7 +415,10 @@ def _assemble(
     )
     backend: TurnBackend = computing
     if config.threads is None and model.device.type == "cpu":
-        backend = PacedBackend(backend, ThreadTuner(allowed_threads()), clock)
+        threads = max(1, allowed_threads() // config.tensor_parallel)
+        backend = PacedBackend(backend, ThreadTuner(threads), clock)
+    if loaded.ranks is not None:
+        backend = ParallelBackend(backend, loaded.ranks)
     if on_step is not None:
         backend = ObservedBackend(backend, on_step, clock)
     engine = Engine(
@@ -438,7 +458,8 @@ def _pool_pages(config: RuntimeConfig, model: Model) -> int:
 
     per_token = kv_bytes_per_token(model.config, model.dtype, config.kv_dtype)
     room = device_headroom(str(model.device))
-    free = room.bytes
+    on_gpu = model.device.type == "cuda"
+    free = room.bytes if on_gpu else room.bytes // config.tensor_parallel
     if config.page_size < 1:
         raise ConfigError(f"page_size is {config.page_size}.", remedy="Use at least 1; 16 is good.")
     tokens = config.pool_tokens

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -18,7 +19,7 @@ from agentrt.engine.parallel.wire import Step
 from agentrt.errors import InternalError
 from agentrt.scheduling.plan import StepPlan, StepResult
 
-__all__ = ["LedAttention", "LedModel", "ParallelBackend", "led_pages"]
+__all__ = ["LedAttention", "LedModel", "ParallelBackend", "lead", "led_pages"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,13 @@ class LedModel(Model):
             self._ranks.tell(Step(attention.layout, len(rows)))
             self._ranks.group.share(torch.cat((tokens, positions, rows)))
             return self._own.forward(tokens, positions, attention.own, rows)
+
+
+def lead(
+    own: Model, ranks: Ranks, pages: Pages, make: Callable[[], Attention]
+) -> tuple[Model, Callable[[], Attention]]:
+    """Return the model of all ranks, and what makes their pages; ``make`` makes rank 0's."""
+    return LedModel(own, ranks), partial(led_pages, ranks, pages, make)
 
 
 class ParallelBackend(ForwardingBackend):

@@ -42,7 +42,7 @@ class RankSettings:
         size: how many there are.
         meeting: the file through which the ranks meet.
         seconds: bound of every operation of the group.
-        kernels: ``native`` or ``torch``, as rank 0 has chosen.
+        kernels: as rank 0 was asked to choose.
         quant: as rank 0's weights.
         threads: CPU threads.
     """

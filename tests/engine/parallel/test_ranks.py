@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 from dataclasses import replace
 
 import anyio
@@ -204,8 +205,17 @@ async def test_a_rank_that_hangs_fails_the_turn_in_bounded_time(pair, monkeypatc
         assert not psutil.pid_exists(pid)
 
 
-def test_a_rank_that_cannot_load_says_why(pair, directory, tmp_path):
+def test_a_rank_ends_once_rank_0_is_gone_whatever_it_does(pair):
+    """As after SIGKILL of rank 0: its end of the socket closes, and nobody is told."""
+    with pair.ranks.crew._members[0].channel._end as end:
+        pair.ranks.crew.kill = lambda: None  # nobody is left who would
+        end.shutdown(socket.SHUT_RDWR)
+        assert pair.ranks.crew._members[0].process.wait(30) == 1
+    del pair.ranks.crew.kill
     pair.ranks.end()
+
+
+def test_a_rank_that_cannot_load_says_why(tmp_path):
     settings = RankSettings(str(tmp_path), "float32", "cpu", 0, 2, "", 0.0)
     ranks = Ranks(settings, ["cpu", "cpu"], TorchGroup(0, 2, torch.device("cpu")), BOUNDS)
     try:
