@@ -103,7 +103,7 @@ class TorchGroup(Group):
             )
         cuda = self._device.type == "cuda"
         try:
-            with _loopback():
+            with _set_up():
                 dist.init_process_group(
                     "nccl" if cuda else "gloo",
                     store=dist.FileStore(str(meeting), self.size),  # type: ignore[attr-defined]
@@ -160,18 +160,27 @@ class TorchGroup(Group):
 
 def _abort() -> None:
     """End the process group at once, where this torch can do so."""
-    world = dist.group.WORLD
-    abort = getattr(world, "abort", None)
+    abort = getattr(dist.group.WORLD, "abort", None)
+    if abort is None:
+        abort = getattr(dist.distributed_c10d, "_abort_process_group", None)
     if abort is not None:
         abort()
 
 
 @contextlib.contextmanager
-def _loopback() -> Iterator[None]:
-    """Have both transports meet over the loopback interface: all ranks are on this host."""
-    names = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
-    ours = [name for name in names if name not in os.environ]
-    os.environ.update(dict.fromkeys(ours, "lo"))
+def _set_up() -> Iterator[None]:
+    """Have a group that is made within it be as we need it, unless the environment says otherwise.
+
+    All ranks are on this host, so both transports meet over the loopback interface. nccl, once it
+    gives up, is to end its communication and not the process: rank 0 is a server.
+    """
+    wanted = {
+        "GLOO_SOCKET_IFNAME": "lo",
+        "NCCL_SOCKET_IFNAME": "lo",
+        "TORCH_NCCL_ASYNC_ERROR_HANDLING": "2",
+    }
+    ours = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(ours)
     try:
         yield
     finally:
