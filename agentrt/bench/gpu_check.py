@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import queue
 import subprocess
-import sys
-import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
-from xml.etree import ElementTree
 
+from agentrt.bench.gpu_children import Worker, run_tests
 from agentrt.bench.gpu_plan import Plan, Row, failures, finish, keep
 from agentrt.bench.gpu_table import plain
 from agentrt.bench.machine import machine_facts
@@ -97,7 +91,7 @@ class Check:
         self._tell = tell
         self._clock = clock
         self._plan = Plan(options.rows, {}, clock() + options.budget - SLACK)
-        self._worker: _Worker | None = None
+        self._worker: Worker | None = None
         self.results: dict[str, Any] = {
             "command": "scripts/gpu-check",
             "dry": options.dry,
@@ -134,7 +128,7 @@ class Check:
         self._tell("tests …")
         left = min(TESTS, self._plan.until - self._clock())
         paths = TEST_PATHS[:1] if self._options.dry else TEST_PATHS
-        self.results["tests"] = found = _tests(self._options.root, paths, left)
+        self.results["tests"] = found = run_tests(self._options.root, paths, left)
         self._save()
         self._tell(f"tests: {found['passed']} passed, {found['failed']} failed, {found['note']}")
 
@@ -143,7 +137,9 @@ class Check:
     def _measure(self) -> None:
         """Have workers measure what fits; one that broke is followed by another."""
         while self._options.rows and (self._next() is not None or "key" not in self.results):
-            self._worker = worker = _Worker(self._options)
+            self._worker = worker = Worker(
+                self._options.root, self._options.profiles, dry=self._options.dry
+            )
             try:
                 self._drive(worker)
             finally:
@@ -153,7 +149,7 @@ class Check:
         scale = DRY_SCALE if self._options.dry else 1.0
         return next(iter(self._plan.fitting(self._clock(), scale)), None)
 
-    def _drive(self, worker: _Worker) -> None:
+    def _drive(self, worker: Worker) -> None:
         """Ask a worker for row after row, until none fits or it is of no more use."""
         for what in ("hello", "rates"):
             told = worker.receive(min(START, self._left()))
@@ -210,112 +206,6 @@ class Check:
             part = file.with_name(file.name + ".part")
             part.write_text(text, encoding="utf-8")
             part.replace(file)
-
-
-class _Worker:
-    """The measuring process: a JSON object a line each way. ``why`` says why none came."""
-
-    def __init__(self, options: Options) -> None:
-        self.why = ""
-        command = [sys.executable, "-m", "agentrt.bench.gpu_worker", str(options.profiles)]
-        self._process = subprocess.Popen(
-            [*command, *(["--dry-run"] if options.dry else [])],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=options.root,
-            env=_environment(options.root),
-            start_new_session=True,  # Ctrl-C is ours: what is measured so far is kept first
-        )
-        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        threading.Thread(target=self._listen, daemon=True).start()
-
-    def _listen(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._lines.put(line)
-        self._lines.put(None)
-
-    def send(self, about: dict[str, Any]) -> None:
-        """Send a message; one to a process that is gone is dropped."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(OSError):
-            self._process.stdin.write(json.dumps(about) + "\n")
-            self._process.stdin.flush()
-
-    def receive(self, seconds: float) -> dict[str, Any] | None:
-        """Wait for a message; None if the process ended or none came in time."""
-        try:
-            line = self._lines.get(timeout=seconds)
-        except queue.Empty:
-            self.why = f"it did not answer within {seconds:.0f} s"
-            return None
-        if line is None:
-            self.why = f"the measuring process ended with status {self._process.wait()}"
-            return None
-        told: dict[str, Any] = json.loads(line)
-        return told
-
-    def close(self) -> None:
-        """End the process. Idempotent."""
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
-
-
-def _tests(root: Path, paths: Sequence[str], seconds: float) -> dict[str, Any]:
-    """Run tests; return how many passed, failed and were skipped."""
-    with tempfile.TemporaryDirectory() as place:
-        report = Path(place) / "report.xml"
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "tests/gpu",
-            "-q",
-            "-x",
-            "-p",
-            "no:cacheprovider",
-        ]
-        command += ["-c", "tests/gpu/alone.ini", "--rootdir", str(root), f"--junitxml={report}"]
-        try:
-            done = subprocess.run(
-                command,
-                cwd=root,
-                env=_environment(root),
-                stdout=sys.stderr,
-                timeout=seconds,
-                check=False,
-            )
-            note = "" if done.returncode in (0, 1, 5) else f"pytest ended with {done.returncode}"
-        except subprocess.TimeoutExpired:
-            note = f"not over within {seconds:.0f} s"
-        return _counts(report, note)
-
-
-def _environment(root: Path) -> dict[str, str]:
-    """Return ours, with the working tree before all else that is imported."""
-    paths = [str(root), os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-
-
-def _counts(report: Path, note: str) -> dict[str, Any]:
-    if not report.is_file():
-        return {"passed": 0, "failed": 1, "skipped": 0, "note": note or "no report was written"}
-    suite = ElementTree.parse(report).getroot()
-    suite = suite if suite.tag == "testsuite" else suite[0]
-    ran = {name: int(suite.get(name, "0")) for name in ("tests", "failures", "errors", "skipped")}
-    failed = ran["failures"] + ran["errors"] + (1 if note else 0)
-    passed = ran["tests"] - ran["failures"] - ran["errors"] - ran["skipped"]
-    return {
-        "passed": passed,
-        "failed": failed,
-        "skipped": ran["skipped"],
-        "note": note or f"{ran['skipped']} skipped",
-    }
 
 
 def _read(file: Path) -> dict[str, Any] | None:
