@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     import torch
 
     from agentrt.engine.backend import TurnBackend
-    from agentrt.engine.cpu import Kernels
     from agentrt.engine.engine import Engine, EngineStatistics
+    from agentrt.engine.kernels import Kernels
     from agentrt.engine.model.base import Model
     from agentrt.engine.model.load import Implementation
     from agentrt.engine.observed import OnStep
@@ -72,7 +72,7 @@ class RuntimeConfig:
         host_kv_bytes: host memory for KV that has no place in the pool; 0: none. What is copied
             there and back is the policy's decision.
         kv_dtype: what KV is kept as: ``auto`` (the model's dtype), ``int8`` or ``fp8``, which take
-            about half of bfloat16's memory, and round; both use the pure-torch attention.
+            about half of bfloat16's memory, and round; on CPU both use the pure-torch attention.
         kv_files: directory for files of KV that leaves host memory, and of all that is there at the
             end: a later start finds it again. None: none.
         kv_files_bytes: bytes that these files may take, for each model.
@@ -87,8 +87,8 @@ class RuntimeConfig:
         device: a torch device, or ``auto``: CUDA if there is one.
         threads: CPU threads of the engine; None takes what affinity and cgroup allow, and fewer
             while a busy neighbour slows steps down.
-        attention: ``auto`` takes our CPU kernels where they can be built, ``native`` insists on
-            them, ``torch`` does without.
+        attention: ``auto`` takes our kernels where they can be used: native ones on CPU, Triton's
+            on CUDA. ``native`` and ``triton`` insist, ``torch`` does without.
         quant: ``int8`` rounds the linear layers' weights (bfloat16 on CPU); None keeps them.
         sandbox: a sandbox kind, ``auto`` for the strongest that works, None for no sandboxes.
         image: image of docker sandboxes whose spec names none.
@@ -313,7 +313,7 @@ def _load(config: RuntimeConfig, on_load: Callable[[int, int], None] | None) -> 
 
 def _prepare(config: RuntimeConfig, model: Model) -> Kernels:
     """Compile kernels at their first use and pack the weights for them; blocking."""
-    from agentrt.engine.cpu import choose_kernels, prepare
+    from agentrt.engine.kernels import choose_kernels, prepare
 
     kernels = choose_kernels(config.attention, model.device.type)
     prepare(model, kernels, config.quant)
@@ -354,9 +354,9 @@ def _assemble(
     clock: Callable[[], float],
 ) -> tuple[Engine, TenantBook]:
     """Wire page cache, policy, scheduler, attention and backend into an engine."""
-    from agentrt.engine.cpu import make_attention
     from agentrt.engine.draft import make_drafter
     from agentrt.engine.engine import Engine
+    from agentrt.engine.kernels import make_attention
     from agentrt.engine.kv import PageCache
     from agentrt.engine.observed import ObservedBackend
     from agentrt.engine.pace import PacedBackend, allowed_threads

@@ -93,7 +93,7 @@ def command(
         typer.Option("--threads", min=1, help="CPU threads; default: what helps, within limits."),
     ] = None,
     attention: Annotated[
-        str, typer.Option("--attention", help="CPU kernels: auto, native or torch.")
+        str, typer.Option("--attention", help="Kernels: auto, native, triton or torch.")
     ] = "auto",
     quant: Annotated[
         str | None, typer.Option("--quant", help="int8: smaller weights, on CPU in bfloat16.")

@@ -23,8 +23,8 @@ from wire import prompts, serve  # noqa: E402
 import agentrt  # noqa: E402
 from agentrt.bench import engine_parts as parts  # noqa: E402
 from agentrt.engine.backend import TurnBackend  # noqa: E402
-from agentrt.engine.cpu import choose_kernels, make_attention, prepare  # noqa: E402
 from agentrt.engine.engine import Engine, EngineRequest, TurnStream  # noqa: E402
+from agentrt.engine.kernels import choose_kernels, make_attention, prepare  # noqa: E402
 from agentrt.engine.kv import PageCache  # noqa: E402
 from agentrt.engine.model.load import open_source  # noqa: E402
 from agentrt.engine.pace import PacedBackend  # noqa: E402
@@ -115,9 +115,8 @@ class Own:
         source = open_source(Path(model), dtype=torch.bfloat16, implementation="native")
         self._model = source.load("cpu", None)
         prepare(self._model, self._kernels)
-        used = "torch" if self._kernels.library is None else self._kernels.library.instructions
         version = f"{getattr(agentrt, '__version__', '?')}, torch {torch.__version__}"
-        return {"version": version, "note": f"bf16, kernels: {used}"}
+        return {"version": version, "note": f"bf16, kernels: {self._kernels.name}"}
 
     def start(self, asked: list[list[int]], room: int) -> dict[str, Any]:
         """Make the engine, then time the prompts."""

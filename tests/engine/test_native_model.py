@@ -13,7 +13,7 @@ from agentrt.bench.engine_rows import random_model
 from agentrt.engine import cpu
 from agentrt.engine.attention.base import BatchLayout, SliceLayout
 from agentrt.engine.attention.native import load_native
-from agentrt.engine.cpu import Kernels, choose_kernels, make_attention, prepare
+from agentrt.engine.kernels import Kernels, choose_kernels, make_attention, prepare
 from agentrt.engine.model import ModelConfig
 from agentrt.engine.model.linear import (
     Int8Linear,
@@ -139,7 +139,7 @@ class TestOneDnn:
         model = random_model(small, torch.bfloat16)
         before = model._head
         with caplog.at_level(logging.WARNING):
-            prepare(model, Kernels(None, "asked for"))
+            prepare(model, Kernels("torch", "asked for"))
         assert model._head is before
         assert "no such operator" in caplog.text
 
@@ -282,9 +282,9 @@ def random_float(model):
 class TestQuant:
     def test_int8_needs_native_kernels_and_bf16(self, small):
         with pytest.raises(ConfigError, match="asked for"):
-            prepare(random_model(small, torch.bfloat16), Kernels(None, "asked for"), "int8")
+            prepare(random_model(small, torch.bfloat16), Kernels("torch", "asked for"), "int8")
         with pytest.raises(ConfigError, match="no quantization 'int3'"):
-            prepare(random_model(small, torch.bfloat16), Kernels(None, ""), "int3")
+            prepare(random_model(small, torch.bfloat16), Kernels("torch", ""), "int3")
 
     @native
     def test_int8_refuses_fp32(self, small):
