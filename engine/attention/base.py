@@ -135,7 +135,7 @@ class DecodeBuffers:
     """Where a decode step finds its sequences: device tensors that keep their places.
 
     A step over them can be captured once and run again after they were overwritten. One row is one
-    sequence with one new token; padding has length 0, stores nothing, and its result is not read.
+    sequence with one new token; padding has length 0 and stores nothing, and its result is zero.
     """
 
     lengths: torch.Tensor

@@ -144,7 +144,8 @@ def attend_kernel(
             best = higher
             page = next_page
 
-    result = acc / tl.where(total == 0.0, 1.0, total)[:, None]
+    total = tl.where(total == 0.0, 1.0, total)
+    result = acc / total[:, None]
     keep = real[:, None] & wide[None, :]
     if part < 0:
         # All heads of a token are next to each other in the output.
@@ -157,7 +158,7 @@ def attend_kernel(
     else:
         place = (part.to(tl.int64) * KV_HEADS + kv_head) * ROWS + m_index
         tl.store(part_ptr + place[:, None] * DIM + d_index[None, :], result, mask=keep)
-        tl.store(lse_ptr + place, best + tl.log2(total), mask=real)
+        tl.store(lse_ptr + place, best + tl.log2(total), mask=real)  # minus infinity for nothing
 
 
 @triton.jit
@@ -173,14 +174,17 @@ def merge_kernel(
     BLOCK_P: tl.constexpr,
     ROWS: tl.constexpr,
 ) -> None:
-    """Combine the parts of one row of a tile; the grid is ``(merges, kv heads, rows)``."""
+    """Combine the parts of one row of a tile; the grid is ``(merges, kv heads, rows)``.
+
+    A row without parts becomes zero: what padding holds is then no matter of chance.
+    """
     merge = merges_ptr + tl.program_id(0) * 4
     kv_head = tl.program_id(1)
     index = tl.program_id(2)
     tokens = tl.load(merge + 1)
     first = tl.load(merge + 2)
     parts = tl.load(merge + 3)
-    if (parts <= 1) | (index >= tokens * GROUP):
+    if (parts == 1) | (index >= tokens * GROUP):
         return
     row = tl.load(merge) + index // GROUP
     head = kv_head * GROUP + index % GROUP
@@ -209,7 +213,7 @@ def merge_kernel(
         acc = acc * decay + tl.sum(weight[:, None] * values, 0)
         best = higher
     place = (row.to(tl.int64) * (KV_HEADS * GROUP) + head) * DIM
-    result = (acc / total).to(out_ptr.dtype.element_ty)
+    result = (acc / tl.where(total == 0.0, 1.0, total)).to(out_ptr.dtype.element_ty)
     tl.store(out_ptr + place + d_index, result, mask=wide)
 
 

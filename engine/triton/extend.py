@@ -22,7 +22,7 @@ begins at ``table`` in the array of page ids; keys ``[low, high)``. ``part`` say
 goes as a part, and is -1 where it is whole. No tokens: nothing to do.
 """
 MERGE = 4
-"""Numbers of a merge: row, tokens, first part, parts. One part or none: nothing to do."""
+"""Numbers of a merge: row, tokens, first part, parts. One part is whole; no parts are zeros."""
 WAVES = 2
 """Programs for each processor that splitting aims at; that many run beside each other."""
 
