@@ -12,7 +12,7 @@ from agentrt.engine.attention import BatchLayout, SliceLayout, TorchPagedAttenti
 from agentrt.engine.model import ModelConfig
 from agentrt.engine.model.recipe import config_json
 
-RAGGED = [(0, 1), (37, 1), (0, 5), (64, 1), (21, 9), (15, 1), (10, 30), (100, 1)]
+RAGGED = [(0, 1), (37, 1), (0, 5), (64, 1), (10, 21)]
 """Start and count of slices: single tokens and longer slices in one batch, at and off page ends."""
 
 

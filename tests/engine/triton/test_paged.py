@@ -22,7 +22,6 @@ from tests.engine.triton.batches import RAGGED, Batch, off, shape
 # Of the largest exact value: fp32 for hundreds of terms; bf16 for three roundings, and the
 # interpreter cuts where hardware rounds.
 LIMITS = {torch.float32: 1e-5, torch.bfloat16: 2**-6}
-DTYPES = list(LIMITS)
 
 
 @pytest.fixture
@@ -55,8 +54,11 @@ def same_pages(attention, oracle):
         assert torch.equal(mine.view(torch.uint8), its.view(torch.uint8))
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("group", [1, 3, 4, 7, 8])
+@pytest.mark.parametrize(
+    ("group", "dtype"),
+    [*((group, torch.float32) for group in (1, 3, 4, 7, 8)), (4, torch.bfloat16)],
+    ids=str,
+)
 def test_every_head_ratio_is_exact_to_rounding(make, device, group, dtype):
     batch = Batch(shape(2 * group, 2, 32), RAGGED, 16, dtype, device)
     result, exact = run(batch, make(batch))
@@ -64,26 +66,29 @@ def test_every_head_ratio_is_exact_to_rounding(make, device, group, dtype):
     assert off(result, exact) <= LIMITS[dtype]
 
 
-@pytest.mark.parametrize("dim", [16, 64, 80, 96, 128])
+@pytest.mark.parametrize("dim", [16, 80, 128])
 def test_every_head_dim_is(make, device, dim):
     batch = Batch(shape(4, 2, dim), RAGGED, 16, torch.float32, device)
     assert off(*run(batch, make(batch))) <= LIMITS[torch.float32]
 
 
-@pytest.mark.parametrize("page", [1, 3, 8, 64, 100])
+@pytest.mark.parametrize("page", [1, 3, 64])
 def test_every_page_size_is(make, device, page):
     batch = Batch(shape(6, 2, 32), RAGGED, page, torch.float32, device)
     assert off(*run(batch, make(batch))) <= LIMITS[torch.float32]
 
 
-@pytest.mark.parametrize("window", [1, 7, 40, 1000])
+@pytest.mark.parametrize("window", [1, 18])
 def test_windows_hide_what_is_older(make, device, window):
     batch = Batch(shape(3, 1, 32, (None, window)), RAGGED, 16, torch.float32, device)
     assert off(*run(batch, make(batch), 1)) <= LIMITS[torch.float32]
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("kv_dtype", ["int8", "fp8"])
+@pytest.mark.parametrize(
+    ("kv_dtype", "dtype"),
+    [("int8", torch.float32), ("fp8", torch.float32), ("int8", torch.bfloat16)],
+    ids=str,
+)
 def test_eight_bits_are_rounded_as_the_torch_path_does_and_read_exactly(
     make, device, kv_dtype, dtype
 ):
@@ -94,13 +99,13 @@ def test_eight_bits_are_rounded_as_the_torch_path_does_and_read_exactly(
     assert off(result, exact) <= LIMITS[dtype]
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_any_batch_is_dense_attention(device, configs, data):
     from agentrt.engine.attention.triton_paged import TritonPagedAttention
 
     counts = st.sampled_from([1, 1, 1, 2, 5, 17])
-    slices = data.draw(st.lists(st.tuples(st.integers(0, 90), counts), min_size=1, max_size=4))
+    slices = data.draw(st.lists(st.tuples(st.integers(0, 70), counts), min_size=1, max_size=3))
     heads = data.draw(st.sampled_from([(1, 1), (2, 1), (6, 2), (20, 1)]))
     page = data.draw(st.sampled_from([1, 2, 5, 16, 64]))
     window = data.draw(st.one_of(st.none(), st.integers(1, 60)))
@@ -115,8 +120,9 @@ def test_any_batch_is_dense_attention(device, configs, data):
     assert off(*run(batch, attention)) <= LIMITS[torch.float32]
 
 
-@pytest.mark.parametrize("norm", [True, False])
-@pytest.mark.parametrize("kv_dtype", ["auto", "int8", "fp8"])
+@pytest.mark.parametrize(
+    ("kv_dtype", "norm"), [("auto", True), ("auto", False), ("int8", True), ("fp8", False)]
+)
 def test_norm_rotation_and_store_in_one_call_are_those_of_the_torch_path(
     make, device, norm, kv_dtype
 ):
@@ -157,7 +163,7 @@ class TestStatic:
 
     @pytest.mark.parametrize("window", [None, 20])
     def test_it_is_what_a_planned_step_computes_bit_by_bit(self, make, device, window):
-        slices = [(0, 1), (99, 1), (31, 1), (32, 1), (7, 1)]
+        slices = [(0, 1), (69, 1), (31, 1), (32, 1), (7, 1)]
         batch = Batch(shape(6, 2, 32, (None, window)), slices, 16, torch.float32, device)
         attention = make(batch)
         assert isinstance(attention, StaticAttention)
