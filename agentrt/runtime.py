@@ -356,7 +356,7 @@ def _assemble(
     """Wire page cache, policy, scheduler, attention and backend into an engine."""
     from agentrt.engine.draft import make_drafter
     from agentrt.engine.engine import Engine
-    from agentrt.engine.kernels import make_attention
+    from agentrt.engine.kernels import make_attention, warm_up
     from agentrt.engine.kv import PageCache
     from agentrt.engine.observed import ObservedBackend
     from agentrt.engine.pace import PacedBackend, allowed_threads
@@ -376,6 +376,7 @@ def _assemble(
         config.kv_dtype,
     )
     computing = TorchBackend(model, new_attention(), rebuild=new_attention)
+    warm_up(model, computing.attention())
     tier = make_tier(config, loaded.directory, model, computing.attention)
     costs = measured_costs(
         model, computing.attention(), tier, config.token_budget, measure=config.measure

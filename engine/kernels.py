@@ -10,7 +10,12 @@ from typing import Literal, TypeAlias, cast
 
 import torch
 
-from agentrt.engine.attention.base import Attention
+from agentrt.engine.attention.base import (
+    Attention,
+    BatchLayout,
+    SliceLayout,
+    StaticAttention,
+)
 from agentrt.engine.attention.native import (
     NativeLibrary,
     NativePagedAttention,
@@ -42,6 +47,7 @@ __all__ = [
     "choose_kernels",
     "make_attention",
     "prepare",
+    "warm_up",
 ]
 
 _logger = logging.getLogger(__name__)
@@ -49,6 +55,10 @@ _logger = logging.getLogger(__name__)
 KernelKind: TypeAlias = Literal["native", "triton", "torch"]
 KernelSetting: TypeAlias = Literal["auto", "native", "triton", "torch"]
 _SETTINGS: tuple[KernelSetting, ...] = ("auto", "native", "triton", "torch")
+
+
+WARM_UP = (1, 2, 256)
+"""Tokens of the steps that are tried at start: a decode, a short and a long extend."""
 
 
 class TritonUnavailable(ConfigError):
@@ -176,6 +186,22 @@ def make_attention(
     if kv_dtype != "auto" or kernels.library is None:
         return TorchPagedAttention(config, num_pages, page_size, dtype, device, kv_dtype)
     return NativePagedAttention(kernels.library, config, num_pages, page_size, dtype)
+
+
+def warm_up(model: Model, attention: Attention) -> None:
+    """Run each kind of step once where kernels are compiled at first use, so that no turn waits.
+
+    Call it while no page holds anything: the first pages are written to.
+    """
+    if not isinstance(attention, StaticAttention):
+        return
+    room = attention.num_pages * attention.page_size
+    pages = range(attention.num_pages)
+    for count in dict.fromkeys(min(count, room) for count in WARM_UP):
+        step = attention.plan(BatchLayout((SliceLayout(0, count, pages),)))
+        tokens = torch.zeros(count, dtype=torch.int64, device=model.device)
+        positions = torch.arange(count, device=model.device)
+        model.forward(tokens, positions, step, positions[:1])
 
 
 def prepare(model: Model, kernels: Kernels, quant: str | None = None) -> None:

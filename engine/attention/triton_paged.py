@@ -80,9 +80,9 @@ class TritonPagedAttention(PagedBase):
         slices = Slices(read.row, read.start, read.count, read.table)
         packed = _Packed()
         slots, table = packed.add(read.slots), packed.add(read.pages)
+        kinds = list(self._tiles.by_kind(read.count))
         makers = {
             window: [self._work(packed, slices, kind, chosen, window) for kind, chosen in kinds]
-            for kinds in [list(self._tiles.by_kind(read.count))]
             for window in dict.fromkeys(self._windows)
         }
         sent = packed.send(self._device)
@@ -137,9 +137,7 @@ class TritonPagedAttention(PagedBase):
 
         return make
 
-    def _parts(self, count: int, tile: Tile) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        if not count:
-            return None, None
+    def _parts(self, count: int, tile: Tile) -> tuple[torch.Tensor, torch.Tensor]:
         shape = (count, self._pool.heads, tile.rows)
         parts = torch.empty((*shape, self._pool.dim), dtype=torch.float32, device=self._device)
         return parts, torch.empty(shape, dtype=torch.float32, device=self._device)
@@ -147,10 +145,7 @@ class TritonPagedAttention(PagedBase):
     def _shared_parts(self, count: int, tile: Tile) -> tuple[torch.Tensor, torch.Tensor]:
         """Return room for parts that all static steps share: no two of them run at once."""
         if self._room is None or len(self._room[0]) < count:
-            parts, lses = self._parts(count, tile)
-            assert parts is not None
-            assert lses is not None
-            self._room = (parts, lses)
+            self._room = self._parts(count, tile)
         return self._room
 
     def _check(self, buffers: DecodeBuffers) -> None:

@@ -258,14 +258,14 @@ class Work:
     """A work list on the device, and room for its parts.
 
     ``items [n, 8]`` and ``merges [m, 4]`` are int32. ``parts [p, kv heads, rows, head dim]`` and
-    ``lses [p, kv heads, rows]`` are fp32, and None where nothing is split.
+    ``lses [p, kv heads, rows]`` are fp32, and empty where nothing is split.
     """
 
     tile: Tile
     items: torch.Tensor
     merges: torch.Tensor
-    parts: torch.Tensor | None
-    lses: torch.Tensor | None
+    parts: torch.Tensor
+    lses: torch.Tensor
 
 
 def attend(
@@ -292,17 +292,15 @@ def attend(
         "BLOCK_D": max(16, next_power(dim)),
         "ROWS": tile.rows,
     }
-    # Where there are no scales or no parts, their pointers are passed and not followed.
-    parts, lses = (out, out) if work.parts is None else (work.parts, work.lses)
     attend_kernel[(len(work.items), kv_heads)](
         q,
         pages.keys,
         pages.values,
-        pages.key_scales if scaled else pages.keys,
+        pages.key_scales if scaled else pages.keys,  # without scales it is not followed
         pages.value_scales if scaled else pages.values,
         out,
-        parts,
-        lses,
+        work.parts,
+        work.lses,
         work.items,
         table,
         q.stride(0),
@@ -319,7 +317,7 @@ def attend(
         num_stages=config.stages,
         **common,
     )
-    if work.parts is not None and len(work.merges):
+    if len(work.merges):
         merge_kernel[(len(work.merges), kv_heads, tile.rows)](
-            out, parts, lses, work.merges, BLOCK_P=MERGED, num_warps=4, **common
+            out, work.parts, work.lses, work.merges, BLOCK_P=MERGED, num_warps=4, **common
         )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager, nullcontext
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from agentrt.engine.attention import BatchLayout, SliceLayout, TorchPagedAttention
 from agentrt.engine.attention.base import DecodeBuffers
-from agentrt.engine.kernels import Kernels, choose_kernels, prepare
+from agentrt.engine.kernels import Kernels, choose_kernels, prepare, warm_up
 from agentrt.engine.model.triton_ops import TritonOps
 from agentrt.engine.model.weights import load_model
 
@@ -136,3 +139,55 @@ def test_eight_bit_pages_cost_what_they_cost_on_the_torch_path(models, triton, p
     _, logits = answer(mine, pool(mine, triton, kv_dtype), cuts, table)
     usual = float((torchs[0] - exact[0]).norm())
     assert 0 < float((logits[0] - exact[0]).norm()) <= 2 * usual
+
+
+@qwen3
+def test_warming_up_runs_every_kind_of_tile(models, triton, pool, monkeypatch):
+    _, mine = models
+    attention, seen = pool(mine, triton), []
+    tiles = attention._tiles
+    kinds = tiles.by_kind
+    monkeypatch.setattr(tiles, "by_kind", lambda count: seen.extend(kinds(count)) or kinds(count))
+    monkeypatch.setattr("agentrt.engine.kernels.WARM_UP", (1, 2, 40))
+    warm_up(mine, attention)
+    assert [kind for kind, _ in seen] == ["decode", "short", "long"]
+
+
+class NoReading(TorchDispatchMode):
+    """Fails where a number is read from a tensor: on CUDA, the host would wait for the device."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func is not torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def never_waiting(device):
+    """Fail where the host waits for the device."""
+    if device.type != "cuda":
+        with NoReading():
+            yield
+        return
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@qwen3
+def test_nothing_waits_for_the_device_in_a_step(models, triton, pool):
+    _, mine = models
+    attention, device = pool(mine, triton), mine.device
+    layout = BatchLayout((SliceLayout(0, 1, [0]), SliceLayout(0, 3, [1])))
+    ids, rows = torch.tensor([4, 5, 6, 7], device=device), torch.tensor([0, 3], device=device)
+    places = torch.tensor([0, 0, 1, 2], device=device)
+    lengths, pages = (torch.ones(shape, dtype=torch.int32, device=device) for shape in (4, (4, 1)))
+    static = attention.plan_decode(DecodeBuffers(lengths, pages))
+    waits = [never_waiting(device)]
+    if device.type == "cuda":
+        waits.insert(0, nullcontext())  # compiling may wait, running may not
+    for waiting in waits:
+        with waiting:
+            mine.forward(ids, places, attention.plan(layout), rows)
+            mine.forward(ids, places * 0, static, rows)
