@@ -376,7 +376,8 @@ def _assemble(
         config.kv_dtype,
     )
     computing = TorchBackend(model, new_attention(), rebuild=new_attention)
-    warm_up(model, computing.attention())
+    if model.device.type == "cuda":
+        warm_up(model, computing.attention())
     tier = make_tier(config, loaded.directory, model, computing.attention)
     costs = measured_costs(
         model, computing.attention(), tier, config.token_budget, measure=config.measure

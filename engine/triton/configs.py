@@ -72,11 +72,13 @@ def tile_config(
     Args:
         kind: what the tiles are for.
         kept: ``wide``, ``half``, ``int8`` or ``fp8``: what pages hold.
-        group: query heads of a kv head; a tile holds at least one token's.
+        group: query heads of a kv head; a tile holds at least one token's. Many take more rows
+            and warps than the table says.
         dim: of a head.
         configs: the table.
     """
     config = configs[kind, kept]
     fewer = max(1, next_power(dim) // USUAL_DIM)
     keys = max(LEAST_KEYS, config.keys // fewer)
-    return replace(config, rows=max(config.rows, next_power(group)), keys=keys)
+    rows = max(config.rows, next_power(group))
+    return replace(config, rows=rows, keys=keys, warps=max(config.warps, min(8, rows // 16)))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from agentrt.bench.engine_rows import random_model
-from agentrt.engine import cpu
+from agentrt.engine import kernels as engine_kernels
 from agentrt.engine.attention.base import BatchLayout, SliceLayout
 from agentrt.engine.attention.native import load_native
 from agentrt.engine.kernels import Kernels, choose_kernels, make_attention, prepare
@@ -135,7 +135,7 @@ class TestOneDnn:
         assert (OneDnnLinear(layer)(x) - layer(x)).abs().max() <= 2**-7 * layer(x).abs().max()
 
     def test_where_it_is_missing_weights_stay_and_the_log_says_so(self, monkeypatch, caplog, small):
-        monkeypatch.setattr(cpu, "onednn_works", lambda: "no such operator")
+        monkeypatch.setattr(engine_kernels, "onednn_works", lambda: "no such operator")
         model = random_model(small, torch.bfloat16)
         before = model._head
         with caplog.at_level(logging.WARNING):

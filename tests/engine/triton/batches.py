@@ -103,7 +103,7 @@ class Batch:
 
     def read(self, attention, layer, table):
         """Return keys and values ``[kv heads, tokens, head dim]`` of a table's pages in fp64."""
-        kv, *scales = (tensor[layer][:, table].double() for tensor in attention.page_tensors)
+        kv, *scales = (tensor[layer].double()[:, table] for tensor in attention.page_tensors)
         wide = kv if not scales else kv * scales[0].unsqueeze(-1)
         return wide.transpose(1, 2).flatten(2, 3)
 
