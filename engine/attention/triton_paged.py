@@ -19,20 +19,19 @@ from agentrt.engine.attention.pool import PagedBase, PagePool
 from agentrt.engine.attention.quantized import QuantizedPool, make_pool
 from agentrt.engine.attention.reader import LayoutReader
 from agentrt.engine.model.config import ModelShape
-from agentrt.engine.triton.attend import LayerPages, Tile, Work, attend
+from agentrt.engine.triton.attend import attend
 from agentrt.engine.triton.configs import CONFIGS, Configs, Kind, tile_config
 from agentrt.engine.triton.decode import plan_decode
 from agentrt.engine.triton.device import check_device, multiprocessors
 from agentrt.engine.triton.extend import ITEM, MERGE, Slices, extra_parts, plan_work
 from agentrt.engine.triton.store import rotate_store, store
+from agentrt.engine.triton.work import LayerPages, Packed, Sent, Tile, Work
 from agentrt.errors import InternalError
 
 __all__ = ["TritonPagedAttention", "TritonStep"]
 
 LEAST_KEYS = 512
 """Fewest keys of a part of an extend: less is not worth merging as many rows."""
-ALIGNED = 4
-"""Numbers of int32 that tables in the packed array are aligned to: 16 bytes, as kernels expect."""
 
 
 class TritonPagedAttention(PagedBase):
@@ -78,7 +77,7 @@ class TritonPagedAttention(PagedBase):
         """Prepare one step over ``layout``, as the protocol ``Attention`` says."""
         read = self._reader.read(layout)
         slices = Slices(read.row, read.start, read.count, read.table)
-        packed = _Packed()
+        packed = Packed()
         slots, table = packed.add(read.slots), packed.add(read.pages)
         kinds = list(self._tiles.by_kind(read.count))
         makers = {
@@ -112,12 +111,12 @@ class TritonPagedAttention(PagedBase):
 
     def _work(
         self,
-        packed: _Packed,
+        packed: Packed,
         slices: Slices,
         kind: Kind,
         chosen: NDArray[np.bool_],
         window: int,
-    ) -> Callable[[_Sent], Work]:
+    ) -> Callable[[Sent], Work]:
         """Plan slices of one kind; return what makes their work once it was sent."""
         tile = self._tiles.make(kind, window)
         block = tile.config.keys
@@ -131,7 +130,7 @@ class TritonPagedAttention(PagedBase):
         )
         items, merges = packed.add(planned.items), packed.add(planned.merges)
 
-        def make(sent: _Sent) -> Work:
+        def make(sent: Sent) -> Work:
             parts, lses = self._parts(planned.parts, tile)
             return Work(tile, sent(items), sent(merges), parts, lses)
 
@@ -259,50 +258,6 @@ class _Tiles:
         for kind, chosen in kinds:
             if chosen.any():
                 yield kind, chosen
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a table lies in the packed array."""
-
-    begin: int
-    shape: tuple[int, ...]
-
-
-class _Packed:
-    """Tables of int32 on their way to the device, one after another."""
-
-    def __init__(self) -> None:
-        self._tables: list[tuple[int, NDArray[np.integer]]] = []
-        self._end = 0
-
-    def add(self, table: NDArray[np.integer]) -> _Place:
-        """Take a table; returns where it will be."""
-        place = _Place(self._end, table.shape)
-        self._tables.append((self._end, table.reshape(-1)))
-        self._end += -(-table.size // ALIGNED) * ALIGNED
-        return place
-
-    def send(self, device: torch.device) -> _Sent:
-        """Start one copy to ``device``; nothing waits for it."""
-        pinned = device.type == "cuda"
-        # Torch keeps pinned memory from being used again before the copies from it are over.
-        staged = torch.empty(self._end, dtype=torch.int32, pin_memory=pinned)
-        array = staged.numpy()
-        for begin, table in self._tables:
-            array[begin : begin + table.size] = table
-        return _Sent(staged.to(device, non_blocking=True))
-
-
-@dataclass(frozen=True, slots=True)
-class _Sent:
-    """The packed array on the device."""
-
-    array: torch.Tensor
-
-    def __call__(self, place: _Place) -> torch.Tensor:
-        size = int(np.prod(place.shape))
-        return self.array[place.begin : place.begin + size].view(place.shape)
 
 
 def _kept(dtype: torch.dtype, kv_dtype: str) -> str:

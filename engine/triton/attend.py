@@ -13,16 +13,15 @@ Dao et al., "Flash-Decoding for long-context inference" (2023).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import triton
 import triton.language as tl
 
-from agentrt.engine.triton.configs import TileConfig, next_power
+from agentrt.engine.triton.configs import next_power
 from agentrt.engine.triton.device import dot_dtype
+from agentrt.engine.triton.work import LayerPages, Work
 
-__all__ = ["LayerPages", "Tile", "Work", "attend", "attend_kernel", "merge_kernel"]
+__all__ = ["attend", "attend_kernel", "merge_kernel"]
 
 LOG2_E = 1.4426950408889634
 MERGED = 32
@@ -215,57 +214,6 @@ def merge_kernel(
     place = (row.to(tl.int64) * (KV_HEADS * GROUP) + head) * DIM
     result = (acc / tl.where(total == 0.0, 1.0, total)).to(out_ptr.dtype.element_ty)
     tl.store(out_ptr + place + d_index, result, mask=wide)
-
-
-@dataclass(frozen=True, slots=True)
-class LayerPages:
-    """One layer's keys and values ``[pages, kv heads, page, head dim]``.
-
-    Scales ``[pages, kv heads, page]`` in fp32 come with int8 only.
-    """
-
-    keys: torch.Tensor
-    values: torch.Tensor
-    key_scales: torch.Tensor | None
-    value_scales: torch.Tensor | None
-
-
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """How queries are cut: ``tokens`` of a sequence with their ``group`` heads, at one ``window``.
-
-    ``causal`` says whether a tile's tokens see different keys.
-    """
-
-    config: TileConfig
-    group: int
-    window: int
-    causal: bool
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of a tile."""
-        return self.config.rows // self.group if self.causal else 1
-
-    @property
-    def rows(self) -> int:
-        """Rows of a tile that are not padding."""
-        return self.tokens * self.group
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """A work list on the device, and room for its parts.
-
-    ``items [n, 8]`` and ``merges [m, 4]`` are int32. ``parts [p, kv heads, rows, head dim]`` and
-    ``lses [p, kv heads, rows]`` are fp32, and empty where nothing is split.
-    """
-
-    tile: Tile
-    items: torch.Tensor
-    merges: torch.Tensor
-    parts: torch.Tensor
-    lses: torch.Tensor
 
 
 def attend(

@@ -1,6 +1,6 @@
 """Work lists made on the host: tiles of queries, and their keys split over the processors.
 
-Pure: arrays in, arrays out. What an item and a merge are is said in ``engine/triton/attend.py``.
+Pure: arrays in, arrays out.
 """
 
 from __future__ import annotations

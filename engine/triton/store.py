@@ -12,8 +12,8 @@ import triton
 import triton.language as tl
 
 from agentrt.engine.attention.quantized import FP8_MAX, INT8_MAX, SMALLEST_SCALE
-from agentrt.engine.triton.attend import LayerPages
 from agentrt.engine.triton.configs import next_power
+from agentrt.engine.triton.work import LayerPages
 
 __all__ = ["rotate_store", "rotate_store_kernel", "store", "store_kernel"]
 

@@ -8,7 +8,7 @@ from agentrt.engine.attention.quantized import FP8_MAX
 
 
 def pages(count, heads, size, dim, device, dtype=torch.float32, scaled=False):
-    from agentrt.engine.triton.attend import LayerPages
+    from agentrt.engine.triton.work import LayerPages
 
     keys, values = torch.zeros(2, count, heads, size, dim, device=device).to(dtype)
     scales = torch.zeros(2, count, heads, size, device=device) if scaled else (None, None)
