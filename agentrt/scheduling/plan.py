@@ -330,6 +330,16 @@ class SchedulerProtocol(Protocol):
         """Decide the next step. An empty plan means that there is nothing to run at ``now``."""
         ...
 
+    def follow(self, plan: StepPlan, now: float) -> StepPlan | None:
+        """Decide the step after ``plan``, which is under way alone, before its result is known.
+
+        Each slice goes on by the token that the same turn's slice in ``plan`` samples. None where
+        anything else is to be decided: ``plan`` is to be committed then, and the next one planned.
+        Else both are under way, to be committed in their order; a turn that ends in ``plan`` all
+        the same ends for everybody else when the second step is committed, without output of it.
+        """
+        ...
+
     def commit(self, plan: StepPlan, result: StepResult, now: float) -> list[Event]:
         """Account for a step that was run; ``now`` is the time at which it ended."""
         ...
