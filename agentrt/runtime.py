@@ -95,7 +95,12 @@ class RuntimeConfig:
         trusted: lets ``auto`` fall back to plain processes. Only for work that ships with agentrt.
         tenants: weights and quotas by tenant; who is missing has weight 1 and no quota.
         draft: ``off``, ``ngram``, or ``auto``: guesses at what was read before are computed along
-            with decodes, always or where that measures faster. It changes no token.
+            with decodes, always or where that measures faster. It changes no token. ``auto`` is
+            ``off`` where steps overlap: a guess needs the token that has not been read yet.
+        graphs: ``on`` records decode steps for each batch size and launches them whole, ``off``
+            launches each operation; ``auto`` is on for CUDA. It changes no token beyond rounding.
+        overlap: ``on`` launches a decode step before the last one's tokens are read; ``auto`` is on
+            for CUDA. It changes no token; a turn that stops is seen to one step late.
         governor: budgets of hosts, tenants and programs for tool calls, and how they are governed.
     """
 
@@ -123,6 +128,8 @@ class RuntimeConfig:
     trusted: bool = False
     tenants: Mapping[str, TenantSettings] = field(default_factory=dict)
     draft: str = "auto"
+    graphs: str = "auto"
+    overlap: str = "auto"
     governor: GovernorConfig = field(default_factory=GovernorConfig)
 
     def scheduler_config(self) -> SchedulerConfig:
@@ -357,10 +364,10 @@ def _assemble(
     from agentrt.engine.cpu import make_attention
     from agentrt.engine.draft import make_drafter
     from agentrt.engine.engine import Engine
+    from agentrt.engine.gpu.choose import choose_steps, make_backend
     from agentrt.engine.kv import PageCache
     from agentrt.engine.observed import ObservedBackend
     from agentrt.engine.pace import PacedBackend, allowed_threads
-    from agentrt.engine.runner import TorchBackend
     from agentrt.engine.tuner import ThreadTuner
     from agentrt.tiering import make_tier, measured_costs
 
@@ -375,7 +382,8 @@ def _assemble(
         model.device,
         config.kv_dtype,
     )
-    computing = TorchBackend(model, new_attention(), rebuild=new_attention)
+    mode = partial(choose_steps, config.graphs, config.overlap, model.device.type)
+    computing, steps = make_backend(model, new_attention, mode, config.max_seqs)
     tier = make_tier(config, loaded.directory, model, computing.attention)
     costs = measured_costs(
         model, computing.attention(), tier, config.token_budget, measure=config.measure
@@ -394,7 +402,7 @@ def _assemble(
         host=host,
         archive=None if tier is None else tier.archive,
         step_observer=costs.prefill,
-        drafter=make_drafter(config.draft, computing.foresee),
+        drafter=make_drafter(_draft(config.draft, steps.overlap), computing.foresee),
     )
     backend: TurnBackend = computing
     if config.threads is None and model.device.type == "cpu":
@@ -409,8 +417,14 @@ def _assemble(
         on_event=on_event,
         called_tool=partial(called_tool, command_name=tool_name),
         mover=tier,
+        overlap=steps.overlap,
     )
     return engine, tenants
+
+
+def _draft(mode: str, overlap: bool) -> str:
+    """Return the draft mode: guesses and steps launched early exclude each other."""
+    return "off" if mode == "auto" and overlap else mode
 
 
 def _policy(config: RuntimeConfig, costs: Costs, capacity: int) -> tuple[Policy, TenantBook]:

@@ -58,13 +58,13 @@ class TorchBackend(TurnBackend):
         model: Model,
         attention: Attention,
         *,
-        draw_seed: Callable[[], int] = _draw_seed,
+        draw_seed: Callable[[], int] | None = None,
         rebuild: Callable[[], Attention] | None = None,
     ) -> None:
         self._model = model
         self._attention: Attention | None = attention
         self._rebuild = rebuild
-        self._draw_seed = draw_seed
+        self._draw_seed = draw_seed or _draw_seed
         self._vocab_size = model.config.vocab_size
         self._turns: dict[str, Turn] = {}
         self._masks: MaskWorker | None = None

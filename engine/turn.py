@@ -28,6 +28,11 @@ class Turn:
     plain: bool = False
     """Whether nothing but its own row of logits decides a token, and no token ends the turn."""
 
+    @property
+    def on_device(self) -> bool:
+        """Whether its next token can be chosen where the logits are, by parameters alone."""
+        return self.sampling.memoryless and self.sampling.params.logprobs is None
+
     def append(self, token: int) -> None:
         if self.length == len(self.ids):
             self.ids = np.concatenate((self.ids, np.empty_like(self.ids)))

@@ -102,6 +102,16 @@ def command(
         str,
         typer.Option("--draft", help="Guess tokens from what was read: auto, ngram or off."),
     ] = "auto",
+    graphs: Annotated[
+        str,
+        typer.Option("--graphs", help="Record decode steps: auto (on for CUDA), on or off."),
+    ] = "auto",
+    overlap: Annotated[
+        str,
+        typer.Option(
+            "--overlap", help="Launch a step before the last is read: auto (on for CUDA), on, off."
+        ),
+    ] = "auto",
     api_keys: Annotated[
         Path | None,
         typer.Option("--api-keys", metavar="FILE", help="Lines 'KEY TENANT'; default: no keys."),
@@ -172,6 +182,8 @@ def command(
         attention=attention,
         quant=quant,
         draft=draft,
+        graphs=graphs,
+        overlap=overlap,
         tenants=_tenants(config_file),
         sandbox=_kind(sandbox),
         image=image,
