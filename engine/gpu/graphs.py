@@ -87,6 +87,7 @@ class DecodeGraphs:
             recorded.cut()
 
     def _record(self, bucket: int, capturer: Capturer) -> _Bucket:
+        self._metadata.clear()  # what it warms up on is padding, not what the last step has left
         rows = self._metadata.rows(bucket)
         rows.slot.fill_(self._pool.nowhere)
         step = self._attention.plan_decode(rows.buffers)

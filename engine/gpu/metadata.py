@@ -144,6 +144,11 @@ class Metadata:
         columns |= {name: words[places[name]].view(np.float32) for name in _REAL}
         return HostRows(rows, words, **columns)
 
+    def clear(self) -> None:
+        """Have the device see steps of padding only, whatever their bucket."""
+        self._device.zero_()
+        self._pages.zero_()
+
     def columns(self, rows: int, used: int) -> int:
         """Return how many columns of page tables are sent if the longest has ``used`` pages."""
         return self.width if rows * self.width <= self._whole else used
