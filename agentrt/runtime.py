@@ -54,6 +54,10 @@ LARGEST_DEFAULT_POOL = 131_072
 """Tokens; more is taken only when it is asked for."""
 
 
+NEWCOMER_SHARE = 0.75
+"""Share of a step's tokens that prefills under way leave to who waits, where newcomers preempt."""
+
+
 SMALLEST_DEFAULT_POOL = 2048
 """Tokens that must fit beside the weights where no size is named."""
 
@@ -101,6 +105,8 @@ class RuntimeConfig:
             launches each operation; ``auto`` is on for CUDA. It changes no token beyond rounding.
         overlap: ``on`` launches a decode step before the last one's tokens are read; ``auto`` is on
             for CUDA. It changes no token; a turn that stops is seen to one step late.
+        preempt: ``on`` gives up a long prefill step when a turn comes, and lets that turn have most
+            of the next one; ``auto`` is on for CUDA, where steps are large. It changes no token.
         governor: budgets of hosts, tenants and programs for tool calls, and how they are governed.
     """
 
@@ -130,9 +136,22 @@ class RuntimeConfig:
     draft: str = "auto"
     graphs: str = "auto"
     overlap: str = "auto"
+    preempt: str = "auto"
     governor: GovernorConfig = field(default_factory=GovernorConfig)
 
-    def scheduler_config(self) -> SchedulerConfig:
+    def preempts(self, device: str) -> bool:
+        """Whether long prefill steps give way on a kind of device.
+
+        Raises:
+            ConfigError: an unknown setting.
+        """
+        if self.preempt not in ("auto", "on", "off"):
+            raise ConfigError(
+                f"There is no preempt setting {self.preempt!r}.", remedy="Use auto, on or off."
+            )
+        return self.preempt == "on" or (self.preempt == "auto" and device == "cuda")
+
+    def scheduler_config(self, *, preempt: bool = False) -> SchedulerConfig:
         """Return the scheduler's part.
 
         Raises:
@@ -143,6 +162,7 @@ class RuntimeConfig:
             max_seqs=self.max_seqs,
             max_wait=self.max_wait,
             max_waiting=self.max_waiting,
+            newcomer_share=NEWCOMER_SHARE if preempt else 0.0,
         )
 
 
@@ -382,6 +402,7 @@ def _assemble(
         model.device,
         config.kv_dtype,
     )
+    preempt = config.preempts(model.device.type)
     mode = partial(choose_steps, config.graphs, config.overlap, model.device.type)
     computing, steps = make_backend(model, new_attention, mode, config.max_seqs)
     tier = make_tier(config, loaded.directory, model, computing.attention)
@@ -398,7 +419,7 @@ def _assemble(
     scheduler = Scheduler(
         kv,
         policy,
-        config.scheduler_config(),
+        config.scheduler_config(preempt=preempt),
         host=host,
         archive=None if tier is None else tier.archive,
         step_observer=costs.prefill,
@@ -418,6 +439,7 @@ def _assemble(
         called_tool=partial(called_tool, command_name=tool_name),
         mover=tier,
         overlap=steps.overlap,
+        preempt=preempt,
     )
     return engine, tenants
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -114,6 +114,13 @@ class TurnBackend(Protocol):
         known: then nothing but these samples decides how each of its turns goes on.
         """
         return False
+
+    def give_up_when(self, unwanted: Callable[[], bool]) -> None:
+        """Ask from now on, while a long step is launched, whether it is still wanted.
+
+        One that is not may be given up: its result is ``abandoned``. A backend need not do so.
+        """
+        return
 
     def close(self, turn_id: str) -> None:
         """Forget a turn; unknown ids are ignored."""

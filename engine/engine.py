@@ -103,6 +103,8 @@ class Engine:
             with the engine.
         overlap: launch a step before the last one's tokens are read, where the backend can. It
             changes no token.
+        preempt: give up a step of much prefill, where the backend can, when a turn comes meanwhile;
+            for schedulers that then let that turn start (``SchedulerConfig.newcomer_share``).
     """
 
     def __init__(
@@ -119,6 +121,7 @@ class Engine:
         mover: PageMover | None = None,
         limits: RestartLimits | None = None,
         overlap: bool = False,
+        preempt: bool = False,
     ) -> None:
         self._tokenizer = tokenizer
         self._eos_ids = eos_ids | (tokenizer.eos_ids if tokenizer is not None else frozenset())
@@ -133,6 +136,7 @@ class Engine:
             mover=mover,
             limits=limits,
             overlap=overlap,
+            preempt=preempt,
         )
         self._thread: threading.Thread | None = None
         self._compiler: GrammarCompiler | None = None

@@ -11,7 +11,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agentrt.engine.backend import EngineSample, StepHandle, TurnBackend
 from agentrt.engine.faults import Fault, FaultWatch
@@ -134,5 +134,6 @@ def _without(
     """Leave out turns that were over; what is no result at all is left for the judge."""
     plan = StepPlan(tuple(piece for piece in plan.slices if piece.turn_id not in over))
     if isinstance(result, StepResult) and isinstance(result.samples, Mapping):
-        result = StepResult({k: v for k, v in result.samples.items() if k not in over})
+        live = {turn_id: each for turn_id, each in result.samples.items() if turn_id not in over}
+        result = replace(result, samples=live)
     return plan, result

@@ -81,6 +81,8 @@ class EngineLoop:
     """Owns scheduler and backend. ``run`` is the thread; other public methods only post to it.
 
     ``overlap``: launch a step before the last one's tokens are read, where it can be done.
+    ``preempt``: give up a step of much prefill when a turn comes that nobody waits before; the step
+    after it runs to its end, so that half of the steps do whatever comes.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class EngineLoop:
         mover: PageMover | None = None,
         limits: RestartLimits | None = None,
         overlap: bool = False,
+        preempt: bool = False,
     ) -> None:
         faults = FaultWatch(limits)
         self._flight = Flight(scheduler, backend, faults, clock, early=overlap)
@@ -109,6 +112,9 @@ class EngineLoop:
         self._ahead: set[str] = set()
         self._stalled = self._busy = False
         self._restarting = False
+        self._given_up = False
+        if preempt:
+            backend.give_up_when(self._unwanted)
         # Shared with other threads, under the condition's lock:
         self._changed = threading.Condition()
         self._commands: deque[_Submit | _Call] = deque()
@@ -280,6 +286,13 @@ class EngineLoop:
             self._deliver(self._scheduler.take_events(), plan, None)
         return self._busy
 
+    def _unwanted(self) -> bool:
+        """Whether the step that is being launched keeps a turn waiting that could start now."""
+        if self._given_up or self._figures.scheduler.waiting:
+            return False
+        with self._changed:
+            return any(isinstance(command, _Submit) for command in self._commands)
+
     def _note_copies(self) -> None:
         """Tell the scheduler which copies between the tiers are over."""
         if self._mover is None:
@@ -370,6 +383,10 @@ class EngineLoop:
     def _commit(self, landed: Landed) -> None:
         if landed.fault is not None:
             self._figures = replace(self._figures, failed_steps=self._figures.failed_steps + 1)
+        self._given_up = landed.result.abandoned
+        if self._given_up:
+            given_up = self._figures.abandoned_steps + 1
+            self._figures = replace(self._figures, abandoned_steps=given_up)
         result = self._turns.read(landed.result, self._ahead)
         events = self._scheduler.commit(landed.plan, result, self._clock())
         seconds = self._flight.close(landed)

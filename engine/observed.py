@@ -55,6 +55,10 @@ class ForwardingBackend(TurnBackend):
         """Whether the next step may be launched early. See ``TurnBackend.follows``."""
         return self._inner.follows(plan)
 
+    def give_up_when(self, unwanted: Callable[[], bool]) -> None:
+        """Ask whether long steps are still wanted. See ``TurnBackend.give_up_when``."""
+        self._inner.give_up_when(unwanted)
+
     def close(self, turn_id: str) -> None:
         """Forget a turn. See ``TurnBackend.close``."""
         self._inner.close(turn_id)

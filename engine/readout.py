@@ -67,7 +67,7 @@ class Readout:
                 samples[turn_id] = self._sample(turn_id, sample)
                 if samples[turn_id].finish is not None:
                     self.over.add(turn_id)
-        return StepResult(samples)
+        return replace(result, samples=samples)
 
     def _sample(self, turn_id: str, sample: Sample) -> Sample:
         turn = self._turns[turn_id]

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from agentrt.engine.attention.base import Attention, BatchLayout, SliceLayout
+from agentrt.engine.attention.preempt import Probe, StepAbandoned, preemptible
 from agentrt.engine.backend import StepHandle, TurnBackend
 from agentrt.engine.choices import ChoiceTrie, check_encoded
 from agentrt.engine.grammar import check_compiled
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 __all__ = ["TorchBackend"]
 
+LONG = 128
+"""Tokens of prefill from which on a step is worth giving up."""
+
 
 def _draw_seed() -> int:
     return secrets.randbits(63)
@@ -41,6 +45,11 @@ def _draw_seed() -> int:
 @dataclass(frozen=True, slots=True, eq=False)
 class _Computed(StepHandle):
     logits: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Abandoned(StepHandle):
+    """A step that was given up while it was being launched."""
 
 
 class TorchBackend(TurnBackend):
@@ -68,6 +77,7 @@ class TorchBackend(TurnBackend):
         self._vocab_size = model.config.vocab_size
         self._turns: dict[str, Turn] = {}
         self._masks: MaskWorker | None = None
+        self._unwanted: Callable[[], bool] | None = None
         self._tokens: Ids = np.empty(0, np.int64)
         self._positions: Ids = np.empty(0, np.int64)
 
@@ -122,6 +132,10 @@ class TorchBackend(TurnBackend):
     def close(self, turn_id: str) -> None:
         """Forget a turn; unknown ids are ignored."""
         self._turns.pop(turn_id, None)
+
+    def give_up_when(self, unwanted: Callable[[], bool]) -> None:
+        """Give steps of much prefill up between two layers, where they are ``unwanted`` by then."""
+        self._unwanted = unwanted
 
     def foresee(self, turn_id: str, guess: Sequence[int]) -> Sequence[int]:
         """Return what choices or grammar say comes next, else as much of a guess as they allow."""
@@ -194,32 +208,45 @@ class TorchBackend(TurnBackend):
         layout = BatchLayout(
             tuple(SliceLayout(piece.start, piece.count, piece.pages) for piece in plan.slices)
         )
-        logits = self._forward(
-            self._tokens[: plan.tokens], self._positions[: plan.tokens], layout, rows
-        )
-        return _Computed(plan, logits)
+        tokens, positions = self._tokens[: plan.tokens], self._positions[: plan.tokens]
+        unwanted = self._unwanted if plan.tokens - len(plan.slices) >= LONG else None
+        try:
+            return _Computed(plan, self._forward(tokens, positions, layout, rows, unwanted))
+        except StepAbandoned:
+            return _Abandoned(plan)
 
     @torch.inference_mode()
     def wait(self, handle: StepHandle) -> StepResult:
         """Draw the next tokens; see :class:`~agentrt.engine.backend.TurnBackend`."""
+        if isinstance(handle, _Abandoned):
+            return StepResult(abandoned=True)
         if not isinstance(handle, _Computed):
             raise InternalError(f"{type(handle).__name__} is no step of this backend.")
         pieces = [piece for piece in handle.plan.slices if piece.sample]
         return sample(pieces, [self._turns[piece.turn_id] for piece in pieces], handle.logits)
 
     def _forward(
-        self, tokens: Ids, positions: Ids, layout: BatchLayout, rows: list[int]
+        self,
+        tokens: Ids,
+        positions: Ids,
+        layout: BatchLayout,
+        rows: list[int],
+        unwanted: Callable[[], bool] | None = None,
     ) -> torch.Tensor:
         """Compute the logits of ``rows``, ``[rows, vocab]``.
 
         Raises:
             InternalError: there are no pages since a restart failed, or what came is misshapen.
+            StepAbandoned: the step has become ``unwanted``.
         """
-        attention, device = self.attention(), self._model.device
+        device = self._model.device
+        step = self.attention().plan(layout)
+        if unwanted is not None:
+            step = preemptible(step, Probe(unwanted, device))
         logits = self._model.forward(
             torch.from_numpy(tokens).to(device),
             torch.from_numpy(positions).to(device),
-            attention.plan(layout),
+            step,
             torch.tensor(rows, dtype=torch.int64, device=device),
         )
         if logits.shape != (len(rows), self._vocab_size):

@@ -112,6 +112,12 @@ def command(
             "--overlap", help="Launch a step before the last is read: auto (on for CUDA), on, off."
         ),
     ] = "auto",
+    preempt: Annotated[
+        str,
+        typer.Option(
+            "--preempt", help="A long prefill gives way to who comes: auto (on for CUDA), on, off."
+        ),
+    ] = "auto",
     api_keys: Annotated[
         Path | None,
         typer.Option("--api-keys", metavar="FILE", help="Lines 'KEY TENANT'; default: no keys."),
@@ -184,6 +190,7 @@ def command(
         draft=draft,
         graphs=graphs,
         overlap=overlap,
+        preempt=preempt,
         tenants=_tenants(config_file),
         sandbox=_kind(sandbox),
         image=image,

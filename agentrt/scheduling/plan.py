@@ -163,9 +163,14 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """Samples by turn id, one for every slice planned with ``sample=True``."""
+    """Samples by turn id, one for every slice planned with ``sample=True``.
+
+    ``abandoned``: the step was given up, there are no samples, and none of its tokens counts; what
+    it has written to pages is written anew before anything reads it.
+    """
 
     samples: Mapping[str, Sample] = field(default_factory=dict)
+    abandoned: bool = False
 
 
 class Backend(Protocol):

@@ -53,11 +53,23 @@ class Planner:
         budget = book.config.token_budget - len(slices)
         if self._drafts is not None:
             budget = self._drafts.extend(slices, budget)
+        kept = self._kept(budget, now) if prefills else 0
+        budget -= kept
         for turn in prefills:
             if budget <= 0:
                 break
             budget = self._run(turn, slices, budget)
-        return slices, budget
+        return slices, budget + kept
+
+    def _kept(self, budget: int, now: float) -> int:
+        """Return how many tokens prefills under way leave to turns that wait and might start."""
+        book = self._book
+        share = book.config.newcomer_share
+        if not share or not book.waiting or not self._has_seat():
+            return 0
+        blocked = book.blocked_until is not None and now < book.blocked_until
+        # What has started goes on by one token at least, however many come.
+        return 0 if blocked else min(int(share * budget), budget - 1)
 
     def _slice(self, turn: TurnState, budget: int) -> SeqSlice:
         if turn.lease is None:

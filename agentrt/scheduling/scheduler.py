@@ -291,6 +291,9 @@ class Scheduler:
         seconds = now - max(self._in_flight.popleft()[1], self._committed)
         self._committed = now
         following = {piece.turn_id for next_, _ in self._in_flight for piece in next_.slices}
+        if result.abandoned:
+            self._abandon(plan, seconds, now)
+            return self.take_events()
         turns, samples = self._book.turns, result.samples
         total = ahead = 0
         for piece in plan.slices:
@@ -325,6 +328,19 @@ class Scheduler:
         if self._drafts is not None:
             self._drafts.drafter.observe(plan, result, seconds)
         return self.take_events()
+
+    def _abandon(self, plan: StepPlan, seconds: float, now: float) -> None:
+        """Charge a step that was given up to its turns, which are where they were before it."""
+        for piece in plan.slices:
+            turn = self._book.turns.get(piece.turn_id)
+            if turn is None:
+                continue
+            turn.program.service += seconds
+            turn.spend(now)
+            if turn.cancelled:
+                self._book.finish(turn, "cancelled", now)
+        self._book.counters.steps += 1
+        self._book.unblock()
 
     def _ahead(self, piece: SeqSlice, sample: Sample | None, now: float) -> int:
         """Account for a slice of an open turn; return how many of its tokens count."""

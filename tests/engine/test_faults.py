@@ -139,6 +139,7 @@ class Cycles:
         pages=PAGES,
         overlap=False,
         backend=None,
+        preempt=False,
         **config,
     ):
         made = make_policy(policy)
@@ -155,6 +156,7 @@ class Cycles:
             check=True,
             limits=limits,
             overlap=overlap,
+            preempt=preempt,
         )
         self.turns = {}
 
