@@ -23,7 +23,7 @@ class Capturer(Protocol):
 
         ``run`` must wait for nothing, and read and write nothing but tensors that keep their
         places. Recordings share their memory, so the largest is to come first, and what one leaves
-        must be read before another one runs.
+        must be read before another one runs. They need not keep ``run`` alive, nor what it uses.
         """
         ...
 

@@ -16,12 +16,14 @@ class Mark:
     def __init__(self, device: torch.device) -> None:
         # torch's classes have no annotations.
         make: Callable[..., Any] = torch.cuda.Event
+        self._device = device
         self._event = make() if device.type == "cuda" else None
 
     def set(self) -> None:
         """Set the mark behind all that was launched so far."""
         if self._event is not None:
-            self._event.record()
+            # The thread's current device may be another one.
+            self._event.record(torch.cuda.current_stream(self._device))
 
     def wait(self) -> None:
         """Block until what was launched before the mark is done."""

@@ -35,6 +35,8 @@ class _Bucket:
     decode: Callable[[], None]
     drawn: Callable[[], None]
     cut: Callable[[], None]
+    held: tuple[object, ...]
+    """What a recording reads and writes, but does not keep alive."""
 
 
 class DecodeGraphs:
@@ -110,4 +112,5 @@ class DecodeGraphs:
             capturer.capture(decode),
             capturer.capture(lambda: draw(kept, rows, self._pool, cut=False)),
             capturer.capture(lambda: draw(kept, rows, self._pool, cut=True)),
+            (rows, step, every),
         )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentrt.engine.attention.base import BatchLayout, DecodeBuffers, SliceLayout
+from agentrt.engine.attention.static import StaticDecode
 from agentrt.engine.attention.torch_paged import TorchPagedAttention
 from agentrt.engine.draws import drawn_tokens, uniform, uniforms
 from agentrt.engine.gpu.buckets import batch_buckets, bucket_for
@@ -420,6 +424,28 @@ class TestBackend:
         old.kv.fill_(float("nan"))
         assert answers(backend, turns, 6, early=True) == wanted
         assert backend.graph_steps == 12
+
+    def test_what_a_recording_uses_lives_as_long_as_the_recording(self, model, monkeypatch):
+        """A CUDA graph holds addresses, not tensors."""
+        steps = []
+
+        class Forgetful(Replayed):
+            def capture(self, run):
+                super().capture(run)
+                return lambda: None
+
+        class Step(StaticDecode):
+            def __init__(self, *args):
+                super().__init__(*args)
+                steps.append(weakref.ref(self))
+
+        monkeypatch.setattr("agentrt.engine.attention.torch_paged.StaticDecode", Step)
+        backend = make_backend(model)
+        backend._capturer = Forgetful
+        backend.restart()
+        gc.collect()
+        assert len(steps) == 6
+        assert [step() is None for step in steps] == [True] * 3 + [False] * 3
 
     def test_long_page_tables_grow_page_by_page(self, model):
         """One page table is appended to in place, as leases do, and another one is replaced."""
