@@ -27,11 +27,14 @@ class Late(FaultyBackend):
     """A device: what was launched is written at any time until it has been waited for.
 
     ``wrong`` collects what must not be: a page that two steps under way write for different turns,
-    or that a later one reads as another's, and steps out of order.
+    or that a later one reads as another's, and steps out of order. Every ``patience``-th step of
+    six tokens and more is given up; 0: none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patience: int = 0) -> None:
         super().__init__(PAGE, VOCAB)
+        self.patience = patience
+        self.long = 0
         self.flying: list[StepHandle] = []
         self.wrong: list[str] = []
         self.deepest = 0
@@ -51,7 +54,9 @@ class Late(FaultyBackend):
             for page in piece.pages[: -(-(piece.start + piece.count) // PAGE)]:
                 if written.get(page, piece.turn_id) != piece.turn_id:
                     self.wrong.append(f"{piece.turn_id} uses page {page} of {written[page]}")
-        handle = super().launch(plan)
+        self.long += plan.tokens >= 6
+        given_up = self.patience and plan.tokens >= 6 and self.long % self.patience == 0
+        handle = StepHandle(plan) if given_up else super().launch(plan)
         self.flying.append(handle)
         self.deepest = max(self.deepest, len(self.flying))
         return handle
@@ -59,7 +64,7 @@ class Late(FaultyBackend):
     def wait(self, handle: StepHandle) -> StepResult:
         if self.flying.pop(0) is not handle:
             self.wrong.append("steps were waited for out of order")
-        return super().wait(handle)
+        return StepResult(abandoned=True) if type(handle) is StepHandle else super().wait(handle)
 
     def close(self, turn_id: str) -> None:
         if any(piece.turn_id == turn_id for h in self.flying for piece in h.plan.slices):
@@ -75,8 +80,8 @@ class Late(FaultyBackend):
 class Overlapped(Cycles):
     """The loop with steps launched early, over a backend that watches what that does to pages."""
 
-    def __init__(self, **config):
-        super().__init__(overlap=True, backend=Late(), **config)
+    def __init__(self, patience=0, **config):
+        super().__init__(overlap=True, backend=Late(patience), **config)
 
     def submit(self, prompt, tokens, program="p", stops=()):
         turn_id = f"t{next(self.ids)}"
@@ -244,11 +249,13 @@ class TestFaultsInFlight:
     st.sampled_from(["fixed-ttl=1000", "program-fcfs", "continuum", "agentrt"]),
     st.sampled_from([9, 14, 40]),
     st.sampled_from([2, 1000]),
+    st.sampled_from([0, 2, 3]),
 )
-def test_random_faults_in_random_histories(history, policy, pages, restarts):
+def test_random_faults_in_random_histories(history, policy, pages, restarts, patience):
     """As without overlap: integrity after each step, and what comes out is right."""
     limits = RestartLimits(restarts, 60.0, bad_turns=3)
-    cycles = Overlapped(policy=policy, pages=pages, limits=limits)
+    share = 0.5 if patience else 0.0
+    cycles = Overlapped(patience, policy=policy, pages=pages, limits=limits, newcomer_share=share)
     for operation in history:
         try:
             perform(cycles, operation)
