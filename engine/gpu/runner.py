@@ -30,6 +30,7 @@ from agentrt.scheduling.plan import Sample, SeqSlice, StepPlan, StepResult
 __all__ = ["DeviceBackend"]
 
 _MASK = 2**64 - 1
+_MOST_K = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -164,7 +165,7 @@ class DeviceBackend(TorchBackend):
             elif not turn.sampling.params.greedy:
                 params = turn.sampling.params
                 host.temperature[row] = params.temperature
-                host.top_k[row] = min(params.top_k, np.iinfo(np.int32).max)
+                host.top_k[row] = min(params.top_k, _MOST_K)
                 host.share[row], host.min_p[row] = 1 - params.top_p, params.min_p
         rows = len(pieces)
         place = np.array(positions, np.int64)
