@@ -33,8 +33,8 @@ _REAL = ("temperature", "min_p")
 _WHOLE = ("token", "position", "length", "slot", "top_k", "forced")
 _HEAD = 2 * len(_WIDE) + len(_REAL) + len(_WHOLE)
 """int32 words a row before the page tables."""
-_USED = 2
-"""Words for ``used``: two, so that nothing after it is at an odd place."""
+_USED = 4
+"""Words for ``used``: so many that page tables begin at a multiple of 16 bytes, as lengths do."""
 
 
 def _places(rows: int) -> dict[str, slice]:
