@@ -21,6 +21,7 @@ from agentrt.scheduling.book import Book
 from agentrt.scheduling.config import SchedulerConfig
 from agentrt.scheduling.cost import StepObserver
 from agentrt.scheduling.drafting import DraftDesk, Drafter
+from agentrt.scheduling.figures import figures
 from agentrt.scheduling.following import Follower
 from agentrt.scheduling.graph_declared import DeclaredGraph, Edge, Step
 from agentrt.scheduling.kv import KVCache, PageArchive
@@ -410,41 +411,7 @@ class Scheduler:
 
     def statistics(self) -> SchedulerStatistics:
         """Return gauges and counters."""
-        counts, counters, pins = self._book.kv.statistics(), self._book.counters, self._book.pins
-        copies, ahead = self._book.transfers, self._book.prefetcher
-        return SchedulerStatistics(
-            running=len(self._book.running),
-            waiting=len(self._book.waiting),
-            programs=len(self._book.programs),
-            pins=len(pins),
-            pages_total=counts.total,
-            pages_free=counts.free,
-            pages_cached=counts.cached,
-            pages_leased=counts.leased,
-            pages_pinned=min(pins.pages, counts.leased),
-            page_size=self._book.kv.page_size,
-            prompt_tokens=counters.prompt_tokens,
-            cached_tokens=counters.cached_tokens,
-            prefilled_tokens=counters.prefilled_tokens,
-            output_tokens=counters.output_tokens,
-            preemptions=counters.preemptions,
-            steps=counters.steps,
-            turns_finished=counters.turns_finished,
-            pins_handed_off=pins.outcomes["handed_off"],
-            pins_expired=pins.outcomes["expired"],
-            pins_broken=pins.outcomes["broken"],
-            pins_final=pins.outcomes["final"],
-            longest_wait=counters.longest_wait,
-            transfers=0 if copies is None else len(copies),
-            loaded_tokens=0 if copies is None else copies.loaded_tokens,
-            stored_tokens=0 if copies is None else copies.stored_tokens,
-            fetched_tokens=0 if copies is None else copies.fetched_tokens,
-            prefetched_tokens=0 if ahead is None else ahead.pages * self._book.kv.page_size,
-            opened=len(self._book.opened),
-            streamed_tokens=self._book.opened.tokens,
-            drafted_tokens=counters.drafted_tokens,
-            accepted_tokens=counters.accepted_tokens,
-        )
+        return figures(self._book)
 
     def check_integrity(self) -> None:
         """Raise ``InternalError`` if queues, leases, pins and pages disagree."""
