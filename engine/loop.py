@@ -81,8 +81,8 @@ class EngineLoop:
     """Owns scheduler and backend. ``run`` is the thread; other public methods only post to it.
 
     ``overlap``: launch a step before the last one's tokens are read, where it can be done.
-    ``preempt``: give up a step of much prefill when a turn comes that nobody waits before; the step
-    after it runs to its end, so that half of the steps do whatever comes.
+    ``preempt``: give up a step of much prefill when a turn comes that the next step could prefill
+    whole; that one runs to its end, so that half of the steps do whatever comes.
     """
 
     def __init__(
@@ -113,6 +113,7 @@ class EngineLoop:
         self._stalled = self._busy = False
         self._restarting = False
         self._given_up = False
+        self._weighed = 0
         if preempt:
             backend.give_up_when(self._unwanted)
         # Shared with other threads, under the condition's lock:
@@ -287,11 +288,17 @@ class EngineLoop:
         return self._busy
 
     def _unwanted(self) -> bool:
-        """Whether the step that is being launched keeps a turn waiting that could start now."""
-        if self._given_up or self._figures.scheduler.waiting:
+        """Whether the step that is being launched keeps a turn waiting that could start now.
+
+        Called in the engine's thread. Each turn that came meanwhile is weighed once.
+        """
+        if self._given_up:
             return False
         with self._changed:
-            return any(isinstance(command, _Submit) for command in self._commands)
+            came = [self._commands[i] for i in range(self._weighed, len(self._commands))]
+        self._weighed += len(came)
+        turns = (command.request for command in came if isinstance(command, _Submit))
+        return any(self._scheduler.welcomes(request) for request in turns)
 
     def _note_copies(self) -> None:
         """Tell the scheduler which copies between the tiers are over."""
@@ -310,6 +317,7 @@ class EngineLoop:
                 self._changed.wait(self._idle_seconds())
             commands = list(self._commands)
             self._commands.clear()
+            self._weighed = 0
             return commands, self._deadline
 
     def _idle_seconds(self) -> float:

@@ -22,8 +22,8 @@ class SchedulerConfig:
         reserve: ``output`` holds pages for prompt and longest output from the start, so a turn that
             runs is never preempted; ``prompt`` takes pages as they are needed and preempts.
         pin_share: share of the pool that pins may hold, 0 to 1.
-        newcomer_share: share of a step's tokens that prefills under way leave to turns that wait
-            and might start, 0 to 1; 0 lets what has started go first.
+        newcomer_share: share of a step's tokens that prefills under way leave to the head of the
+            queue, where that suffices for it, 0 to 1; 0 lets what has started go first.
     """
 
     token_budget: int = 2048

@@ -349,6 +349,13 @@ class SchedulerProtocol(Protocol):
         """Account for a step that was run; ``now`` is the time at which it ended."""
         ...
 
+    def welcomes(self, request: TurnRequest) -> bool:
+        """Whether a turn, not handed in yet, would be prefilled within the very next step.
+
+        A driver may then give up a long step that is under way (``StepResult.abandoned``).
+        """
+        ...
+
     def cancel(self, turn_id: str, now: float) -> bool:
         """Ask to end a turn at the next commit; False if it is not known (any more)."""
         ...

@@ -284,6 +284,10 @@ class Scheduler:
         self._in_flight.append((following, now))
         return following
 
+    def welcomes(self, request: TurnRequest) -> bool:
+        """Whether the next step would prefill a turn whole. See ``SchedulerProtocol.welcomes``."""
+        return self._planner.welcomes(request.tokens)
+
     def commit(self, plan: StepPlan, result: StepResult, now: float) -> list[Event]:
         """Account for a step that ended at ``now``."""
         if not self._in_flight or self._in_flight[0][0] is not plan:

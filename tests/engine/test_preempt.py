@@ -66,7 +66,7 @@ class TestGivingUp:
         assert made.loop.statistics().abandoned_steps == 1
         assert newcomer[0].tokens == []
         made.cycle()
-        # The chunk goes on where it was, with a quarter of the step, beside the newcomer.
+        # The chunk goes on where it was, with a quarter of the step, so that this is a short one.
         slices = [(piece.turn_id, piece.start, piece.count) for piece in backend.plans[-1].slices]
         assert slices == [("t0", 16, 4), ("t1", 0, 2)]
         assert newcomer[0].tokens == fake_output([1, 2], 1, VOCAB)
@@ -94,6 +94,32 @@ class TestGivingUp:
         backend.meanwhile = lambda: made.submit([2], 1, "newcomer")
         made.cycle()
         assert made.loop.statistics().abandoned_steps == 0
+        backend.meanwhile = lambda: None
+        made.drain()
+        made.check()
+
+    def test_it_is_not_given_up_for_who_is_no_shorter(self):
+        made, backend = cycles()
+        made.submit([7] * 100, 3, "long")
+        made.cycle()
+        backend.meanwhile = lambda: made.submit([2] * 13, 1, "newcomer")
+        made.cycle()
+        backend.meanwhile = lambda: made.submit([2], 1, "behind it")
+        made.cycle()
+        assert made.loop.statistics().abandoned_steps == 0
+        backend.meanwhile = lambda: None
+        made.drain()
+        made.check()
+
+    def test_of_a_prompt_only_what_is_not_cached_counts(self):
+        made, backend = cycles()
+        made.submit([7] * 20, 3, "agent")
+        made.drain()
+        made.submit([9] * 60, 3, "long")
+        made.cycle()
+        backend.meanwhile = lambda: made.submit([7] * 16 + [3] * 12, 1, "agent")
+        made.cycle()
+        assert made.loop.statistics().abandoned_steps == 1
         backend.meanwhile = lambda: None
         made.drain()
         made.check()
@@ -135,10 +161,11 @@ class TestNewcomerShare:
     def test_what_has_started_leaves_a_share_to_who_waits(self):
         assert self.second_plan(self.make(0.0)) == [("long", 16)]
         assert self.second_plan(self.make(0.5)) == [("long", 8), ("short", 5)]
-        assert self.second_plan(self.make(1.0)) == [("long", 1), ("short", 5)]
+        assert self.second_plan(self.make(0.3125)) == [("long", 11), ("short", 5)]
 
-    def test_none_is_left_where_nobody_can_start(self):
+    def test_none_is_left_where_nobody_can_start_or_it_would_not_suffice(self):
         assert self.second_plan(self.make(0.5, max_seqs=1)) == [("long", 16)]
+        assert self.second_plan(self.make(0.3)) == [("long", 16)]
 
     def test_the_share_is_a_share(self):
         with pytest.raises(ConfigError, match=r"newcomer_share is 1\.5"):
