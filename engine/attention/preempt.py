@@ -17,7 +17,7 @@ from agentrt.engine.gpu.events import Mark
 
 __all__ = ["Probe", "StepAbandoned", "preemptible"]
 
-AHEAD = 2
+AHEAD = 4
 """Layers that the host may be ahead of the device."""
 
 

@@ -73,6 +73,8 @@ class DecodeGraphs:
             self._buckets = {
                 rows: self._record(rows, capturer) for rows in sorted(buckets, reverse=True)
             }
+        if model.device.type == "cuda":
+            torch.cuda.empty_cache()  # what warming up has taken
         _logger.info("Decode steps are recorded for batches of %s.", ", ".join(map(str, buckets)))
 
     def bucket(self, rows: int) -> int | None:
