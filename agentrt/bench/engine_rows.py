@@ -19,7 +19,7 @@ from agentrt.bench.gpu_roofline import weight_bytes
 from agentrt.bench.overhead import Load, measure_overhead
 from agentrt.bench.random_model import random_model
 from agentrt.engine.attention.base import BatchLayout, SliceLayout
-from agentrt.engine.cpu import Kernels, make_attention, prepare
+from agentrt.engine.kernels import Kernels, make_attention, prepare
 from agentrt.engine.model.config import ModelConfig
 from agentrt.engine.model.decoder import Decoder
 from agentrt.engine.model.linear import (
@@ -287,6 +287,6 @@ def facts(kernels: Kernels) -> dict[str, Any]:
     return {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-        "kernels": "torch" if kernels.library is None else kernels.library.instructions,
+        "kernels": kernels.name,
         "why": kernels.why,
     }

@@ -20,12 +20,13 @@ from agentrt.bench.gpu_shapes import gpu_shape
 from agentrt.bench.random_model import random_model
 from agentrt.engine.attention.base import Attention
 from agentrt.engine.backend import TurnBackend
-from agentrt.engine.cpu import Kernels, choose_kernels, make_attention, prepare
+from agentrt.engine.kernels import Kernels, choose_kernels, make_attention, prepare, warm_up
 from agentrt.engine.engine import Engine
 from agentrt.engine.gpu.choose import choose_steps, make_backend
 from agentrt.engine.kv import PageCache
 from agentrt.engine.model.config import ModelConfig
 from agentrt.engine.model.decoder import Decoder
+from agentrt.runtime import NEWCOMER_SHARE
 from agentrt.scheduling import Scheduler, SchedulerConfig, Surroundings, make_policy
 from agentrt.scheduling.cost import OnlinePrefillCost
 
@@ -40,7 +41,7 @@ class Setting:
     dtype: torch.dtype = torch.bfloat16
     big: str = "8B"
     small: str = "0.6B"
-    kernels: str = "auto"
+    kernels: str = "triton"
     page: int = 64
     """Tokens of a page."""
     context: int = 1024
@@ -71,7 +72,6 @@ DRY = Setting(
     dtype=torch.float32,
     big="tiny-untied",
     small="tiny-tied",
-    kernels="torch",
     page=16,
     context=6,
     batches=(1, 2, 2),
@@ -200,10 +200,13 @@ class Lab:
         )
         policy = make_policy("fcfs", known)
         cache = PageCache(pages, setting.page, policy.retention.score)
-        config = SchedulerConfig(token_budget=setting.budget, max_seqs=largest)
+        config = SchedulerConfig(
+            token_budget=setting.budget, max_seqs=largest, newcomer_share=NEWCOMER_SHARE
+        )
         attention = self.attention(model.config, pages)
+        warm_up(model, attention)
         backend = around(self.backend(model, attention, largest))
-        return Engine(Scheduler(cache, policy, config), backend, overlap=True)
+        return Engine(Scheduler(cache, policy, config), backend, overlap=True, preempt=True)
 
     def median(self, round_: Callable[[], float]) -> float:
         """Return the median of so many rounds, after one that does not count."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from agentrt.engine.attention.base import AttentionStep, RawAttentionStep
+from agentrt.engine.attention.base import AttentionStep, OperandStep, RawAttentionStep
 from agentrt.engine.model.config import ModelConfig
 from agentrt.engine.model.fused import FusedLayers
 from agentrt.engine.model.linear import Embedding, Linear, LinearLayer, PackedEmbedding
@@ -132,7 +132,7 @@ class Decoder:
         ops, eps, reduce = self._ops, self.config.norm_eps, self._group.reduce
         x = self._embed(tokens)
         delta: torch.Tensor | None = None
-        if self._fused is not None and isinstance(attention, RawAttentionStep):
+        if self._fused is not None and isinstance(attention, OperandStep):
             delta = self._fused.run(x, attention, self._turns(positions))
         else:
             attend = self._attend_with(attention, positions, x.dtype)

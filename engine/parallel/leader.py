@@ -9,7 +9,7 @@ from functools import partial
 import torch
 
 from agentrt.engine.attention.base import Attention, AttentionStep, BatchLayout
-from agentrt.engine.backend import TurnBackend
+from agentrt.engine.backend import StepHandle, TurnBackend
 from agentrt.engine.model.base import Model
 from agentrt.engine.model.config import ModelShape
 from agentrt.engine.observed import ForwardingBackend
@@ -126,14 +126,26 @@ class ParallelBackend(ForwardingBackend):
         super().__init__(inner)
         self._ranks = ranks
 
-    def run(self, plan: StepPlan) -> StepResult:
-        """Compute every slice of ``plan``. See ``TurnBackend.run``.
+    def launch(self, plan: StepPlan) -> StepHandle:
+        """Begin to compute every slice of ``plan``. See ``TurnBackend.launch``.
 
         Raises:
             EngineFault: a rank failed, or did not get through in time.
         """
         with self._ranks.bounded():
-            return self._inner.run(plan)
+            return self._inner.launch(plan)
+
+    def wait(self, handle: StepHandle) -> StepResult:
+        """Wait for a step; devices run late. See ``TurnBackend.wait``.
+
+        Raises:
+            EngineFault: a rank failed, or did not get through in time.
+        """
+        with self._ranks.bounded():
+            return self._inner.wait(handle)
+
+    def give_up_when(self, unwanted: Callable[[], bool]) -> None:
+        """Do nothing: a step that one rank gave up would leave the others waiting in it."""
 
     def restart(self) -> None:
         """Start anew. See ``TurnBackend.restart``; ranks that failed are launched again."""

@@ -21,7 +21,7 @@ from agentrt.engine.parallel.wire import Channel, unpack_step
 
 if TYPE_CHECKING:
     from agentrt.engine.attention.base import Attention
-    from agentrt.engine.cpu import Kernels
+    from agentrt.engine.kernels import Kernels
     from agentrt.engine.model.base import Model
     from agentrt.engine.parallel.group import Group
 
@@ -95,7 +95,7 @@ class Follower:
         """Make the pool anew; the old one goes first, so that both need not fit the memory."""
         import torch
 
-        from agentrt.engine.cpu import make_attention
+        from agentrt.engine.kernels import make_attention
 
         self._attention = None
         if self._model.device.type == "cuda":
@@ -151,7 +151,7 @@ def _listen(channel: Channel, inbox: _Inbox) -> None:
 def _follow(channel: Channel, inbox: _Inbox) -> None:
     import torch
 
-    from agentrt.engine.cpu import choose_kernels, prepare
+    from agentrt.engine.kernels import choose_kernels, prepare
     from agentrt.engine.model.weights import load_model
     from agentrt.engine.parallel.group import TorchGroup
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from agentrt.engine.attention.base import BatchLayout, SliceLayout
 from agentrt.engine.attention.torch_paged import TorchPagedAttention
-from agentrt.engine.cpu import choose_kernels, prepare
+from agentrt.engine.kernels import choose_kernels, prepare
 from agentrt.engine.model.config import ModelConfig
 from agentrt.engine.model.weights import load_model, tensor_shapes
 from agentrt.engine.parallel.sharding import Shard, refusal, sizes
