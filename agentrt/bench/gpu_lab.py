@@ -20,9 +20,9 @@ from agentrt.bench.gpu_shapes import gpu_shape
 from agentrt.bench.random_model import random_model
 from agentrt.engine.attention.base import Attention
 from agentrt.engine.backend import TurnBackend
-from agentrt.engine.kernels import Kernels, choose_kernels, make_attention, prepare, warm_up
 from agentrt.engine.engine import Engine
 from agentrt.engine.gpu.choose import choose_steps, make_backend
+from agentrt.engine.kernels import Kernels, choose_kernels, make_attention, prepare, warm_up
 from agentrt.engine.kv import PageCache
 from agentrt.engine.model.config import ModelConfig
 from agentrt.engine.model.decoder import Decoder
@@ -204,7 +204,8 @@ class Lab:
             token_budget=setting.budget, max_seqs=largest, newcomer_share=NEWCOMER_SHARE
         )
         attention = self.attention(model.config, pages)
-        warm_up(model, attention)
+        if self.device.type == "cuda":
+            warm_up(model, attention)
         backend = around(self.backend(model, attention, largest))
         return Engine(Scheduler(cache, policy, config), backend, overlap=True, preempt=True)
 
