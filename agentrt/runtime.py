@@ -14,29 +14,17 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.to_thread
 
-from agentrt.errors import ConfigError, InvalidRequest, ProgramTooLarge, SandboxUnavailable
-from agentrt.hints.calls import called_tool
-from agentrt.loading import Loaded, Wanted, device_headroom, load
+from agentrt.assembly import assemble, find_models, load_model, plan_pools
+from agentrt.engine.memory import MemoryPlan
+from agentrt.errors import InvalidRequest, ProgramTooLarge, SandboxUnavailable
 from agentrt.program import Program, ProgramParts
 from agentrt.resources.governor import Governor, GovernorConfig
 from agentrt.resources.intent import Intent, merged
-from agentrt.scheduling import (
-    Scheduler,
-    SchedulerConfig,
-    Surroundings,
-    make_policy,
-)
-from agentrt.scheduling.fairness import by_tenants
+from agentrt.scheduling import SchedulerConfig
 from agentrt.scheduling.plan import Event
-from agentrt.scheduling.policy import Policy, lru_score
-from agentrt.scheduling.tenants import TenantBook, TenantSettings, with_quotas
-from agentrt.tools import tool_name
+from agentrt.scheduling.tenants import TenantBook, TenantSettings
 
 if TYPE_CHECKING:
-    import torch
-
-    from agentrt.engine.backend import TurnBackend
-    from agentrt.engine.cpu import Kernels
     from agentrt.engine.engine import Engine, EngineStatistics
     from agentrt.engine.model.base import Model
     from agentrt.engine.model.load import Implementation
@@ -44,18 +32,8 @@ if TYPE_CHECKING:
     from agentrt.engine.tokens import Tokenizer
     from agentrt.sandbox.base import Sandbox, SandboxSpec
     from agentrt.sandbox.choose import Choice
-    from agentrt.tiering import Costs
 
 __all__ = ["Runtime", "RuntimeConfig"]
-
-POOL_SHARE = 0.25
-"""Share of the free memory that the page pool takes where no size is named."""
-LARGEST_DEFAULT_POOL = 131_072
-"""Tokens; more is taken only when it is asked for."""
-
-
-SMALLEST_DEFAULT_POOL = 2048
-"""Tokens that must fit beside the weights where no size is named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +43,14 @@ class RuntimeConfig:
     Args:
         model: a Hugging Face model directory or a model's name on the hub, as ``org/name``; None
             makes and uses a small seeded one, which has a real architecture and speaks nonsense.
+            ``NAME=MODEL`` serves it under another name.
+        more_models: others to serve beside it, likewise; a request names its model. Those that do
+            not fit at the same time are loaded in place of each other.
         model_impl: who computes it: ``native`` our own decoder, ``transformers`` its code with its
             attention on our pages, ``auto`` our own where it knows the architecture.
         policy: a scheduling policy's name, see ``agentrt.scheduling.policy_names``.
-        pool_tokens: KV tokens; None takes a quarter of the free memory, at most 131,072 tokens.
+        pool_tokens: KV tokens; None takes what a GPU has left, and on a CPU a quarter of that, at
+            most 131,072 tokens.
         host_kv_bytes: host memory for KV that has no place in the pool; 0: none. What is copied
             there and back is the policy's decision.
         kv_dtype: what KV is kept as: ``auto`` (the model's dtype), ``int8`` or ``fp8``, which take
@@ -100,6 +82,7 @@ class RuntimeConfig:
     """
 
     model: str | None = None
+    more_models: tuple[str, ...] = ()
     model_impl: Implementation = "auto"
     policy: str = "fixed-ttl=30"
     pool_tokens: int | None = None
@@ -153,8 +136,10 @@ class Runtime:
         clock: Callable[[], float],
         tenants: TenantBook,
         governor: Governor,
+        memory: MemoryPlan,
     ) -> None:
         self.config = config
+        self.memory = memory
         self.tenants = tenants
         self.governor = governor
         self.tokenizer = tokenizer
@@ -195,14 +180,26 @@ class Runtime:
                 await stack.enter_async_context(choice.provider)
                 await choice.provider.govern(governor)
                 stack.callback(governor.close)
+            (found,) = await anyio.to_thread.run_sync(find_models, config)
+            plan = await anyio.to_thread.run_sync(plan_pools, config, [found])
             # Loading cannot be interrupted half-way; it is short.
-            loaded = await anyio.to_thread.run_sync(_load, config, on_load)
-            kernels = await anyio.to_thread.run_sync(_prepare, config, loaded.model)
+            loaded, kernels = await anyio.to_thread.run_sync(load_model, config, found, on_load)
             model, tokenizer, name = loaded.model, loaded.tokenizer, loaded.name
-            assemble = partial(_assemble, on_event=on_event, on_step=on_step, clock=clock)
-            engine, tenants = await anyio.to_thread.run_sync(assemble, config, loaded, kernels)
+            assembled = partial(
+                assemble,
+                config,
+                loaded,
+                kernels,
+                plan.of(name).pages,
+                on_event=on_event,
+                on_step=on_step,
+                clock=clock,
+            )
+            engine, tenants = await anyio.to_thread.run_sync(assembled)
             await stack.enter_async_context(engine)
-            runtime = cls(config, engine, model, tokenizer, name, choice, clock, tenants, governor)
+            runtime = cls(
+                config, engine, model, tokenizer, name, choice, clock, tenants, governor, plan
+            )
             stack.push_async_callback(runtime._end_programs)
             yield runtime
 
@@ -291,168 +288,3 @@ async def _choose_sandbox(config: RuntimeConfig) -> Choice | None:
     from agentrt.sandbox.choose import choose
 
     return await choose(config.sandbox, trusted=config.trusted, image=config.image)
-
-
-def _load(config: RuntimeConfig, on_load: Callable[[int, int], None] | None) -> Loaded:
-    """Load model and tokenizer; blocking."""
-    import torch
-
-    from agentrt.engine.pace import allowed_threads
-
-    torch.set_num_threads(config.threads or allowed_threads())
-    device = _device(config.device)
-    wanted = Wanted(
-        model=config.model,
-        implementation=config.model_impl,
-        dtype=_dtype(config.dtype, device),
-        device=device,
-        pool_tokens=config.pool_tokens or SMALLEST_DEFAULT_POOL,
-    )
-    return load(wanted, on_load)
-
-
-def _prepare(config: RuntimeConfig, model: Model) -> Kernels:
-    """Compile kernels at their first use and pack the weights for them; blocking."""
-    from agentrt.engine.cpu import choose_kernels, prepare
-
-    kernels = choose_kernels(config.attention, model.device.type)
-    prepare(model, kernels, config.quant)
-    return kernels
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return str(torch.empty(0, device=name).device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"The device {name!r} cannot be used: {str(error).splitlines()[0]}.",
-            remedy="Use auto, cpu, or a CUDA device that nvidia-smi shows.",
-        ) from error
-
-
-def _dtype(name: str, device: str) -> torch.dtype:
-    import torch
-
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    known["auto"] = torch.float32 if device == "cpu" else torch.bfloat16
-    if name not in known:
-        raise ConfigError(f"There is no dtype {name!r}.", remedy=f"Use one of {sorted(known)}.")
-    return known[name]
-
-
-def _assemble(
-    config: RuntimeConfig,
-    loaded: Loaded,
-    kernels: Kernels,
-    *,
-    on_event: Callable[[Event], None] | None,
-    on_step: OnStep | None,
-    clock: Callable[[], float],
-) -> tuple[Engine, TenantBook]:
-    """Wire page cache, policy, scheduler, attention and backend into an engine."""
-    from agentrt.engine.cpu import make_attention
-    from agentrt.engine.draft import make_drafter
-    from agentrt.engine.engine import Engine
-    from agentrt.engine.kv import PageCache
-    from agentrt.engine.observed import ObservedBackend
-    from agentrt.engine.pace import PacedBackend, allowed_threads
-    from agentrt.engine.runner import TorchBackend
-    from agentrt.engine.tuner import ThreadTuner
-    from agentrt.tiering import make_tier, measured_costs
-
-    model, pages = loaded.model, _pool_pages(config, loaded.model)
-    new_attention = partial(
-        make_attention,
-        kernels,
-        model.config,
-        pages,
-        config.page_size,
-        model.dtype,
-        model.device,
-        config.kv_dtype,
-    )
-    computing = TorchBackend(model, new_attention(), rebuild=new_attention)
-    tier = make_tier(config, loaded.directory, model, computing.attention)
-    costs = measured_costs(
-        model, computing.attention(), tier, config.token_budget, measure=config.measure
-    )
-    policy, tenants = _policy(config, costs, pages * config.page_size)
-    retention = policy.retention
-    kv = PageCache(pages, config.page_size, retention.score, rescore=retention.rescore)
-    host = None
-    if tier is not None:
-        host = PageCache(tier.pages, config.page_size, lru_score, evicted=tier.evicted)
-        tier.keep_in_files(host.runs)
-    scheduler = Scheduler(
-        kv,
-        policy,
-        config.scheduler_config(),
-        host=host,
-        archive=None if tier is None else tier.archive,
-        step_observer=costs.prefill,
-        drafter=make_drafter(config.draft, computing.foresee),
-    )
-    backend: TurnBackend = computing
-    if config.threads is None and model.device.type == "cpu":
-        backend = PacedBackend(backend, ThreadTuner(allowed_threads()), clock)
-    if on_step is not None:
-        backend = ObservedBackend(backend, on_step, clock)
-    engine = Engine(
-        scheduler,
-        backend,
-        tokenizer=loaded.tokenizer,
-        clock=clock,
-        on_event=on_event,
-        called_tool=partial(called_tool, command_name=tool_name),
-        mover=tier,
-    )
-    return engine, tenants
-
-
-def _policy(config: RuntimeConfig, costs: Costs, capacity: int) -> tuple[Policy, TenantBook]:
-    """Make the policy, with the tenants' shares above its order where it has none of its own."""
-    weights = {name: one.weight for name, one in config.tenants.items()}
-    around = Surroundings(
-        prefill_seconds=costs.prefill,
-        reload_seconds=costs.reload,
-        capacity=capacity,
-        tenants=weights,
-    )
-    policy = make_policy(config.policy, around)
-    if policy.groups is None and any(weight != 1 for weight in weights.values()):
-        policy = by_tenants(policy, weights)
-    return with_quotas(policy, config.tenants)
-
-
-def _pool_pages(config: RuntimeConfig, model: Model) -> int:
-    """Return the size of the page pool in pages.
-
-    Raises:
-        ConfigError: the size that was asked for is no page, or does not fit the free memory.
-    """
-    from agentrt.engine.attention.quantized import kv_bytes_per_token
-
-    per_token = kv_bytes_per_token(model.config, model.dtype, config.kv_dtype)
-    room = device_headroom(str(model.device))
-    free = room.bytes
-    if config.page_size < 1:
-        raise ConfigError(f"page_size is {config.page_size}.", remedy="Use at least 1; 16 is good.")
-    tokens = config.pool_tokens
-    if tokens is None:
-        tokens = min(LARGEST_DEFAULT_POOL, int(free * POOL_SHARE) // per_token)
-    if tokens < config.page_size:
-        raise ConfigError(
-            f"A pool of {tokens} tokens is less than a page of {config.page_size}.",
-            remedy="Name a larger pool, for example 16384 tokens, or free some memory.",
-        )
-    if tokens * per_token > free:
-        raise ConfigError(
-            f"A pool of {tokens} tokens takes {tokens * per_token:,} bytes; {free:,} are "
-            f"{room.bound}.",
-            remedy=f"Ask for at most {free // per_token} tokens.",
-        )
-    return tokens // config.page_size

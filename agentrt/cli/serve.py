@@ -313,12 +313,18 @@ def _announce(
         f"[bold]Policy[/]   {options.policy}",
         f"[bold]Pool[/]     {figures.pages_total * figures.page_size:,} tokens of KV, "
         f"{runtime.config.max_seqs} turns at once{_host_text(runtime)}",
+        f"[bold]Memory[/]   {_memory_text(runtime)}",
         f"[bold]Access[/]   {access}",
         f"[bold]URL[/]      http://{_address(sock, options.host)}/v1   (Ctrl-C stops)",
         sep="\n",
     )
     if not settings.api_keys and options.host not in LOOPBACK:
         console.print("Anyone who reaches this address can use it: see --api-keys.", style="yellow")
+
+
+def _memory_text(runtime: Runtime) -> str:
+    """Return the plan of the device's memory, in one line for each model."""
+    return "\n         ".join(runtime.memory.lines())
 
 
 def _host_text(runtime: Runtime) -> str:

@@ -17,6 +17,7 @@ from agentrt.engine.model.config import ARCHITECTURES, ModelConfig, ModelShape, 
 from agentrt.engine.model.hf import HfSource
 from agentrt.engine.model.hf_check import check_computation
 from agentrt.engine.model.hf_weights import check_weights, load_weights
+from agentrt.engine.model.sizes import check_quant, weight_bytes
 from agentrt.engine.model.weights import Checkpoint, Progress, build, computed_dtype
 from agentrt.errors import ConfigError, ModelError, ModelUnsupported
 
@@ -51,6 +52,14 @@ class ModelSource(Protocol):
         """Return the bytes that the weights take once they are loaded."""
         ...
 
+    def bytes_as(self, itemsize: int, quant: str | None) -> int | None:
+        """Return the bytes of weights ``itemsize`` wide, or as ``quant``; None if that cannot be.
+
+        Raises:
+            ConfigError: there is no such ``quant``.
+        """
+        ...
+
     def load(self, device: str, progress: Progress | None = None) -> Model:
         """Read the weights.
 
@@ -78,6 +87,9 @@ class _Native:
     def weight_bytes(self) -> int:
         return self.parameters * self.dtype.itemsize
 
+    def bytes_as(self, itemsize: int, quant: str | None) -> int | None:
+        return weight_bytes(self._config, itemsize, quant)
+
     def load(self, device: str, progress: Progress | None = None) -> Model:
         return build(self._checkpoint, self._config, self.dtype, device, progress)
 
@@ -98,6 +110,10 @@ class _Transformers:
     @property
     def weight_bytes(self) -> int:
         return self.parameters * self.dtype.itemsize
+
+    def bytes_as(self, itemsize: int, quant: str | None) -> int | None:
+        check_quant(quant)
+        return self.parameters * itemsize if quant is None else None
 
     def load(self, device: str, progress: Progress | None = None) -> Model:
         model = load_weights(self._source, self.dtype, device, progress)

@@ -15,7 +15,7 @@ from agentrt.engine.model.header import TensorEntry, read_header
 from agentrt.engine.model.linear import Linear
 from agentrt.errors import ModelError
 
-__all__ = ["Checkpoint", "Progress", "load_model", "tensor_shapes"]
+__all__ = ["Checkpoint", "Progress", "linear_shapes", "load_model", "tensor_shapes"]
 
 Shape = tuple[int, ...]
 Progress: TypeAlias = Callable[[int, int], None]
@@ -40,7 +40,7 @@ def tensor_shapes(config: ModelConfig) -> dict[str, Shape]:
         layer = f"model.layers.{index}."
         shapes[layer + "input_layernorm.weight"] = (h,)
         shapes[layer + "post_attention_layernorm.weight"] = (h,)
-        for name, rows, columns, bias in _linears(config):
+        for name, rows, columns, bias in linear_shapes(config):
             shapes[f"{layer}{name}.weight"] = (rows, columns)
             if bias:
                 shapes[f"{layer}{name}.bias"] = (rows,)
@@ -50,7 +50,7 @@ def tensor_shapes(config: ModelConfig) -> dict[str, Shape]:
     return shapes
 
 
-def _linears(config: ModelConfig) -> Iterator[tuple[str, int, int, bool]]:
+def linear_shapes(config: ModelConfig) -> Iterator[tuple[str, int, int, bool]]:
     """Yield name, outputs, inputs and whether there is a bias, for the linears of one layer."""
     h, f = config.hidden_size, config.intermediate_size
     q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
