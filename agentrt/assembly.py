@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agentrt.engine.memory import DeviceBytes, MemoryPlan, StepBounds, graph_batches
+from agentrt.engine.memory import DeviceBytes, MemoryPlan, ModelPlan, StepBounds, graph_batches
 from agentrt.errors import ConfigError
 from agentrt.hints.calls import called_tool
-from agentrt.loading import Found, Loaded, Room, Wanted, device_bytes, find, plan_models, read
+from agentrt.loading import (
+    Found,
+    Loaded,
+    Room,
+    Wanted,
+    adapted,
+    device_bytes,
+    find,
+    plan_models,
+    read,
+)
+from agentrt.models import Assembled
 from agentrt.scheduling import Scheduler, Surroundings, make_policy
 from agentrt.scheduling.fairness import by_tenants
 from agentrt.scheduling.plan import Event
@@ -29,7 +41,7 @@ if TYPE_CHECKING:
     from agentrt.runtime import RuntimeConfig
     from agentrt.tiering import Costs
 
-__all__ = ["assemble", "find_models", "load_model", "plan_pools"]
+__all__ = ["EngineFactory", "find_models", "load_model", "plan_pools"]
 
 _logger = logging.getLogger(__name__)
 
@@ -46,6 +58,7 @@ def find_models(config: RuntimeConfig) -> list[Found]:
 
     torch.set_num_threads(config.threads or allowed_threads())
     device = _device(config.device)
+    adapters = _adapters(config.adapters)
     found: dict[str, Found] = {}
     for given in (config.model, *config.more_models):
         name, model = _named(given)
@@ -65,8 +78,48 @@ def find_models(config: RuntimeConfig) -> list[Found]:
                 f"{one.directory}.",
                 remedy="Name them apart, as in --model first=DIR --model second=DIR.",
             )
-        found[one.name] = one
+        asked = adapters.pop(one.name, {}) | ({} if found else adapters.pop(None, {}))
+        found[one.name] = replace(one, adapters=adapted(one, asked))
+    if adapters:
+        raise ConfigError(
+            f"There is no model {next(iter(adapters))!r} to adapt.",
+            remedy=f"Name one of {', '.join(found)}, as in --lora MODEL:NAME=DIR.",
+        )
+    _check_names(found)
     return list(found.values())
+
+
+def _adapters(given: Sequence[str]) -> dict[str | None, dict[str, str]]:
+    """Split ``[MODEL:]NAME=DIR``; return directories by model (None: the first), then by name.
+
+    Raises:
+        ConfigError: something else was given, or a name twice.
+    """
+    found: dict[str | None, dict[str, str]] = {}
+    for text in given:
+        called, equals, directory = text.partition("=")
+        model, colon, name = called.rpartition(":")
+        mine = found.setdefault(model if colon else None, {})
+        if not (equals and name and directory) or name in mine:
+            raise ConfigError(
+                f"{text!r} names no adapter, or one a second time.",
+                remedy="Write NAME=DIR, or MODEL:NAME=DIR for another model than the first.",
+            )
+        mine[name] = directory
+    return found
+
+
+def _check_names(found: Mapping[str, Found]) -> None:
+    """Raise ``ConfigError`` if a request could mean two things by one name."""
+    taken = set(found)
+    for model in found.values():
+        for name in model.adapters:
+            if name in taken:
+                raise ConfigError(
+                    f"{name!r} is the name of an adapter and of something else.",
+                    remedy="Give every model and every adapter a name of its own.",
+                )
+            taken.add(name)
 
 
 def _named(given: str | None) -> tuple[str | None, str | None]:
@@ -112,7 +165,53 @@ def load_model(
     return loaded, kernels
 
 
-def assemble(
+class EngineFactory:
+    """Makes the engines of a runtime's models.
+
+    Args:
+        config: the runtime's settings.
+        models: how many share host memory for KV, in equal parts.
+        on_event: called with every scheduler event.
+        on_step: called with every step's plan, start and end.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        config: RuntimeConfig,
+        models: int,
+        on_event: Callable[[Event], None] | None,
+        on_step: OnStep | None,
+        clock: Callable[[], float],
+    ) -> None:
+        self._config = replace(config, host_kv_bytes=config.host_kv_bytes // models)
+        self._on_event = on_event
+        self._on_step = on_step
+        self._clock = clock
+
+    def make(self, found: Found, plan: ModelPlan) -> Assembled:
+        """Read a model's weights and wire its engine; blocking.
+
+        Raises:
+            ModelError, ConfigError: as :func:`load_model`.
+        """
+        return self.wire(*load_model(self._config, found), plan.pages)
+
+    def wire(self, loaded: Loaded, kernels: Kernels, pages: int) -> Assembled:
+        """Make the engine of a loaded model with a pool of ``pages``; blocking."""
+        engine, tenants = _assemble(
+            self._config,
+            loaded,
+            kernels,
+            pages,
+            on_event=self._on_event,
+            on_step=self._on_step,
+            clock=self._clock,
+        )
+        return Assembled(engine, tenants, loaded.adapters, loaded.model)
+
+
+def _assemble(
     config: RuntimeConfig,
     loaded: Loaded,
     kernels: Kernels,
@@ -178,6 +277,7 @@ def assemble(
         on_event=on_event,
         called_tool=partial(called_tool, command_name=tool_name),
         mover=tier,
+        adapters=loaded.adapters,
     )
     return engine, tenants
 

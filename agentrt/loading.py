@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agentrt.engine.memory import DeviceBytes, MemoryPlan, ModelNeed, StepBounds, plan_memory
+from agentrt.errors import ConfigError
 from agentrt.resources.headroom import memory_headroom
 
 if TYPE_CHECKING:
     import torch
 
+    from agentrt.engine.lora.adapter import AdapterFiles
+    from agentrt.engine.lora.book import AdapterBook
     from agentrt.engine.model.base import Model
+    from agentrt.engine.model.config import ModelShape
     from agentrt.engine.model.load import Implementation, ModelSource
     from agentrt.engine.tokens import Tokenizer
 
-__all__ = ["Found", "Loaded", "Room", "Wanted", "device_bytes", "find", "plan_models", "read"]
+__all__ = [
+    "Found",
+    "Loaded",
+    "Room",
+    "Wanted",
+    "adapter_files",
+    "device_bytes",
+    "find",
+    "plan_models",
+    "read",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +64,7 @@ class Found:
     name: str
     directory: Path
     wanted: Wanted
+    adapters: Mapping[str, AdapterFiles] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +75,7 @@ class Loaded:
     tokenizer: Tokenizer
     name: str
     directory: Path
+    adapters: AdapterBook
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +105,39 @@ def find(wanted: Wanted) -> Found:
         found = locate(wanted.model, check=lambda path: check_config(path, wanted.implementation))
     source = open_source(found.directory, dtype=wanted.dtype, implementation=wanted.implementation)
     tokenizer = Tokenizer.from_directory(found.directory)
-    return Found(source, tokenizer, wanted.name or found.name, found.directory, wanted)
+    name = wanted.name or found.name
+    return Found(source, tokenizer, name, found.directory, wanted)
+
+
+def adapted(found: Found, adapters: Mapping[str, str]) -> dict[str, AdapterFiles]:
+    """Check directories of LoRA adapters, by name, for a model; no weight is read.
+
+    Raises:
+        ModelError, ConfigError: as :func:`adapter_files`.
+    """
+    return {
+        name: adapter_files(directory, found.source.shape, found.name)
+        for name, directory in adapters.items()
+    }
+
+
+def adapter_files(directory: Path | str, shape: ModelShape, model: str) -> AdapterFiles:
+    """Check an adapter's directory against the model that it is for; no weight is read.
+
+    Raises:
+        ModelError: the adapter is malformed, not supported, or does not fit the model.
+        ConfigError: the model cannot have adapters.
+    """
+    from agentrt.engine.lora.adapter import AdapterFiles
+    from agentrt.engine.model.config import ModelConfig
+
+    if not isinstance(shape, ModelConfig):
+        raise ConfigError(
+            f"Adapters are for models that our own decoder computes; {model} is computed by "
+            "transformers.",
+            remedy="Leave the adapter out, or merge it into the model's weights.",
+        )
+    return AdapterFiles(directory, shape)
 
 
 def plan_models(
@@ -123,6 +171,7 @@ def _need(found: Found, room: Room) -> ModelNeed:
         kv_token_bytes=kv[room.kv_dtype],
         pool_tokens=room.pool_tokens,
         # fp8 is made tensor by tensor on the way; int8 of the whole model, once it is there.
+        adapters=sum(files.bytes(dtype.itemsize) for files in found.adapters.values()),
         loading=max(0, wide - weights) if quant == "int8" else 0,
         widened=quant == "fp8",
         instead=_smaller(source, quant, on_gpu),
@@ -149,8 +198,11 @@ def read(found: Found, progress: Callable[[int, int], None] | None = None) -> Lo
     Raises:
         ModelError: they cannot be read after all.
     """
+    from agentrt.engine.lora.book import AdapterBook
+
     model = found.source.load(found.wanted.device, progress)
-    return Loaded(model, found.tokenizer, found.name, found.directory)
+    loaded = [files.load(name, model.dtype, model.device) for name, files in found.adapters.items()]
+    return Loaded(model, found.tokenizer, found.name, found.directory, AdapterBook(loaded))
 
 
 def device_bytes(device: str) -> DeviceBytes:

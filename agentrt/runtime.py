@@ -5,28 +5,30 @@ from __future__ import annotations
 import itertools
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
 
-from agentrt.assembly import assemble, find_models, load_model, plan_pools
+from agentrt.assembly import EngineFactory, find_models, load_model, plan_pools
 from agentrt.engine.memory import MemoryPlan
-from agentrt.errors import InvalidRequest, ProgramTooLarge, SandboxUnavailable
+from agentrt.errors import ConfigError, InvalidRequest, ProgramTooLarge, SandboxUnavailable
+from agentrt.models import ModelHost, ServedModel
 from agentrt.program import Program, ProgramParts
 from agentrt.resources.governor import Governor, GovernorConfig
 from agentrt.resources.intent import Intent, merged
 from agentrt.scheduling import SchedulerConfig
 from agentrt.scheduling.plan import Event
+from agentrt.scheduling.policy import AdmitAll
 from agentrt.scheduling.tenants import TenantBook, TenantSettings
 
 if TYPE_CHECKING:
-    from agentrt.engine.engine import Engine, EngineStatistics
-    from agentrt.engine.model.base import Model
+    from agentrt.engine.engine import EngineStatistics
     from agentrt.engine.model.load import Implementation
     from agentrt.engine.observed import OnStep
     from agentrt.engine.tokens import Tokenizer
@@ -46,6 +48,8 @@ class RuntimeConfig:
             ``NAME=MODEL`` serves it under another name.
         more_models: others to serve beside it, likewise; a request names its model. Those that do
             not fit at the same time are loaded in place of each other.
+        adapters: LoRA adapters in PEFT's layout, each ``NAME=DIR`` for the first model or
+            ``MODEL:NAME=DIR``; a turn names the one that it goes through.
         model_impl: who computes it: ``native`` our own decoder, ``transformers`` its code with its
             attention on our pages, ``auto`` our own where it knows the architecture.
         policy: a scheduling policy's name, see ``agentrt.scheduling.policy_names``.
@@ -83,6 +87,7 @@ class RuntimeConfig:
 
     model: str | None = None
     more_models: tuple[str, ...] = ()
+    adapters: tuple[str, ...] = ()
     model_impl: Implementation = "auto"
     policy: str = "fixed-ttl=30"
     pool_tokens: int | None = None
@@ -123,33 +128,58 @@ class RuntimeConfig:
 
 
 class Runtime:
-    """Serves programs. Made by ``Runtime.open``."""
+    """Serves programs. Made by ``Runtime.open``.
+
+    Attributes:
+        models: what is served; the first is for programs that name none.
+        memory: the plan of the device's memory.
+    """
 
     def __init__(
         self,
         config: RuntimeConfig,
-        engine: Engine,
-        model: Model,
-        tokenizer: Tokenizer,
-        model_name: str,
+        host: ModelHost,
         choice: Choice | None,
         clock: Callable[[], float],
-        tenants: TenantBook,
         governor: Governor,
-        memory: MemoryPlan,
     ) -> None:
         self.config = config
-        self.memory = memory
-        self.tenants = tenants
         self.governor = governor
-        self.tokenizer = tokenizer
-        self.model_name = model_name
-        self.max_context = model.config.max_positions
         self.sandbox_choice = choice
         self.clock = clock
-        self._engine = engine
+        self._host = host
         self._turn_numbers = itertools.count(1)
-        self._programs: dict[str, Program] = {}
+        self._programs: dict[tuple[str, str], Program] = {}
+
+    @property
+    def memory(self) -> MemoryPlan:
+        """The plan of the device's memory."""
+        return self._host.plan
+
+    @property
+    def models(self) -> Sequence[ServedModel]:
+        """What is served, in the order in which it was named."""
+        return self._host.models
+
+    @property
+    def model_name(self) -> str:
+        """The first model's name."""
+        return self.models[0].model_name
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The first model's tokenizer."""
+        return self.models[0].tokenizer
+
+    @property
+    def max_context(self) -> int:
+        """The first model's longest context, in tokens."""
+        return self.models[0].max_context
+
+    @property
+    def tenants(self) -> TenantBook:
+        """The accounts of tenants with the first model."""
+        return self.models[0].tenants
 
     @classmethod
     @asynccontextmanager
@@ -162,14 +192,14 @@ class Runtime:
         on_load: Callable[[int, int], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> AsyncIterator[Runtime]:
-        """Load the model, start the engine, choose the sandbox; leaving ends all of it.
+        """Load the models, start their engines, choose the sandbox; leaving ends all of it.
 
-        ``on_event`` is called in the engine's thread with every scheduler event, ``on_step`` with
+        ``on_event`` is called in an engine's thread with every scheduler event, ``on_step`` with
         every step's plan, start and end. ``on_load`` is told bytes of weights that were read, and
-        in all, from a thread of its own.
+        in all, from a thread of its own; of one model after the other.
 
         Raises:
-            ConfigError, ModelError: a setting or the model directory is wrong.
+            ConfigError, ModelError: a setting or a model directory is wrong, or a model too large.
             SandboxUnavailable: the sandbox that was asked for does not work here.
         """
         config = config or RuntimeConfig()
@@ -180,28 +210,36 @@ class Runtime:
                 await stack.enter_async_context(choice.provider)
                 await choice.provider.govern(governor)
                 stack.callback(governor.close)
-            (found,) = await anyio.to_thread.run_sync(find_models, config)
-            plan = await anyio.to_thread.run_sync(plan_pools, config, [found])
-            # Loading cannot be interrupted half-way; it is short.
-            loaded, kernels = await anyio.to_thread.run_sync(load_model, config, found, on_load)
-            model, tokenizer, name = loaded.model, loaded.tokenizer, loaded.name
-            assembled = partial(
-                assemble,
-                config,
-                loaded,
-                kernels,
-                plan.of(name).pages,
-                on_event=on_event,
-                on_step=on_step,
-                clock=clock,
-            )
-            engine, tenants = await anyio.to_thread.run_sync(assembled)
-            await stack.enter_async_context(engine)
-            runtime = cls(
-                config, engine, model, tokenizer, name, choice, clock, tenants, governor, plan
-            )
+            found = await anyio.to_thread.run_sync(find_models, config)
+            plan = await anyio.to_thread.run_sync(plan_pools, config, found)
+            factory = EngineFactory(config, len(found), on_event, on_step, clock)
+            host = ModelHost(plan, lambda model: factory.make(model.found, model.plan))
+            runtime = cls(config, host, choice, clock, governor)
+            for one in found:
+                book = TenantBook(config.tenants, AdmitAll())
+                host.models.append(
+                    ServedModel(one, plan.of(one.name), book, host.acquire, runtime.program)
+                )
+            stack.push_async_callback(host.aclose)
+            first = [model for model in host.models if model.plan.resident]
+            # Loading cannot be interrupted half-way; it is short. All weights come before any pool.
+            loads = [
+                await anyio.to_thread.run_sync(load_model, config, model.found, on_load)
+                for model in first
+            ]
+            for model, load in zip(first, loads, strict=True):
+                wire = partial(factory.wire, *load, model.plan.pages)
+                host.start(model, await anyio.to_thread.run_sync(wire))
             stack.push_async_callback(runtime._end_programs)
             yield runtime
+
+    def model(self, name: str) -> ServedModel:
+        """Return a model that is served.
+
+        Raises:
+            InvalidRequest: there is none of that name; names those that there are.
+        """
+        return self._host.find(name)
 
     def program(
         self,
@@ -209,31 +247,68 @@ class Runtime:
         *,
         tenant: str = "default",
         intent: Intent | None = None,
+        model: str | None = None,
     ) -> Program:
         """Return a new program; enter it, or call its ``end``.
 
-        ``intent`` is the default of all its tool calls, as ``intent(priority="low")``.
+        ``intent`` is the default of all its tool calls, as ``intent(priority="low")``. ``model``
+        names what computes its turns; None is the first model.
 
         Raises:
-            InvalidRequest: a program with this id is open.
+            InvalidRequest: a program with this id is open, or there is no such model.
         """
         from agentrt.engine.tokens import PromptBuilder
 
+        served = self.models[0] if model is None else self.model(model)
         name = program_id or f"program-{uuid.uuid4().hex[:12]}"
-        if name in self._programs:
+        key = (served.model_name, name)
+        if key in self._programs:
             raise InvalidRequest(f"Program {name} is open already.", remedy="Use another id.")
         parts = ProgramParts(
-            engine=self._engine,
-            tokenizer=self.tokenizer,
-            make_builder=partial(PromptBuilder, self.tokenizer),
+            engine=served,
+            tokenizer=served.tokenizer,
+            make_builder=partial(PromptBuilder, served.tokenizer),
             make_sandbox=partial(self._make_sandbox, name, tenant, intent),
             governor=self.governor,
             new_turn_id=lambda program: f"{program}#{next(self._turn_numbers)}",
-            check_length=self._check_length,
-            forget=self._forget,
+            check_length=partial(_check_length, served.max_context),
+            forget=lambda program: self._forget(key),
         )
-        program = self._programs[name] = Program(name, tenant, parts)
+        program = self._programs[key] = Program(name, tenant, parts)
         return program
+
+    @property
+    def adapters(self) -> list[str]:
+        """The names of the first model's adapters."""
+        return self.models[0].adapters
+
+    async def load_adapter(
+        self, name: str, directory: Path | str, *, model: str | None = None
+    ) -> None:
+        """Offer another LoRA adapter, for the first model where none is named.
+
+        It takes memory that the plan has left in reserve. A model that is put out of device memory
+        comes back with the adapters that it was opened with.
+
+        Raises:
+            ModelError: it is malformed, not supported, or does not fit the model.
+            ConfigError: its name is taken, or the model cannot have adapters or is not loaded.
+        """
+        served = self.models[0] if model is None else self.model(model)
+        taken = [each.model_name for each in self.models]
+        taken += [adapter for each in self.models for adapter in each.adapters]
+        if name in taken:
+            raise ConfigError(f"There is {name!r} already.", remedy="Choose another name.")
+        await anyio.to_thread.run_sync(served.load_adapter, name, directory)
+
+    def drop_adapter(self, name: str, *, model: str | None = None) -> None:
+        """Offer an adapter no longer; turns that go through it do so to their ends.
+
+        Raises:
+            InvalidRequest: there is none of that name.
+        """
+        served = self.models[0] if model is None else self.model(model)
+        served.drop_adapter(name)
 
     async def sandbox(self, spec: SandboxSpec) -> Sandbox:
         """Make a sandbox that no program of this process owns; the caller closes it.
@@ -246,19 +321,11 @@ class Runtime:
         return await self._make_sandbox(spec.program, spec.tenant, None, spec)
 
     def statistics(self) -> EngineStatistics:
-        """Return the figures as of the last step; never blocks."""
-        return self._engine.statistics()
+        """Return the first model's figures as of the last step; never blocks."""
+        return self.models[0].statistics()
 
-    def _check_length(self, prompt: int, output: int) -> None:
-        if prompt + output > self.max_context:
-            raise ProgramTooLarge(
-                f"{prompt} prompt and {output} output tokens exceed the model's context of "
-                f"{self.max_context}.",
-                remedy="Shorten the prompt or lower max_tokens.",
-            )
-
-    def _forget(self, program_id: str) -> None:
-        self._programs.pop(program_id, None)
+    def _forget(self, key: tuple[str, str]) -> None:
+        self._programs.pop(key, None)
 
     async def _make_sandbox(
         self, program: str | None, tenant: str | None, intent: Intent | None, spec: SandboxSpec
@@ -288,3 +355,11 @@ async def _choose_sandbox(config: RuntimeConfig) -> Choice | None:
     from agentrt.sandbox.choose import choose
 
     return await choose(config.sandbox, trusted=config.trusted, image=config.image)
+
+
+def _check_length(longest: int, prompt: int, output: int) -> None:
+    if prompt + output > longest:
+        raise ProgramTooLarge(
+            f"{prompt} prompt and {output} output tokens exceed the model's context of {longest}.",
+            remedy="Shorten the prompt or lower max_tokens.",
+        )

@@ -2,7 +2,7 @@
 
 For each model, in bytes:
 
-    weights      what stays, in the dtype and quantisation that were asked for
+    weights      what stays, in the dtype and quantisation that were asked for; adapters
     activations  what a step of ``token_budget`` tokens needs at its widest place, and its logits
     graphs       captured decode steps: activations of the largest, and the nodes of each
     workspace    partial results of split attention, of matrix products, of widened weights
@@ -94,6 +94,7 @@ class ModelNeed:
         dtype: of activations, as ``bfloat16``.
         kv_token_bytes: bytes of one token's keys and values.
         pool_tokens: tokens of KV that must fit; None takes what is there.
+        adapters: bytes of its adapters.
         loading: bytes beyond ``weights`` that loading them takes for a while.
         widened: whether weights are widened before large products.
         instead: bytes of the weights by the option that would make them so, for the remedy.
@@ -108,6 +109,7 @@ class ModelNeed:
     dtype: str
     kv_token_bytes: int
     pool_tokens: int | None = None
+    adapters: int = 0
     loading: int = 0
     widened: bool = False
     instead: Mapping[str, int] = field(default_factory=dict)
@@ -316,7 +318,8 @@ class _Row:
 
     @property
     def fixed(self) -> int:
-        return self.need.weights + self.activations + self.graphs + self.workspace
+        weights = self.need.weights + self.need.adapters
+        return weights + self.activations + self.graphs + self.workspace
 
     @property
     def asked(self) -> int:
@@ -350,7 +353,7 @@ class _Row:
                 pages = max(wanted, self.smallest // self._page)
         return ModelPlan(
             name=self.need.name,
-            weights=self.need.weights,
+            weights=self.need.weights + self.need.adapters,
             activations=self.activations,
             graphs=self.graphs,
             workspace=self.workspace,

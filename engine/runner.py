@@ -21,6 +21,7 @@ from agentrt.engine.attention.base import Attention, BatchLayout, SliceLayout
 from agentrt.engine.backend import EngineSample, TurnBackend
 from agentrt.engine.choices import ChoiceTrie, check_encoded
 from agentrt.engine.grammar import check_compiled
+from agentrt.engine.lora.batch import AdapterBatch
 from agentrt.engine.model.base import Model
 from agentrt.engine.params import SamplingParams
 from agentrt.engine.sampling import Draw, GrammarState, TurnSampling, draw_tokens
@@ -28,6 +29,7 @@ from agentrt.errors import InternalError, InvalidRequest
 from agentrt.scheduling.plan import Sample, SeqSlice, StepPlan, StepResult
 
 if TYPE_CHECKING:
+    from agentrt.engine.lora.adapter import Adapter
     from agentrt.engine.masks import MaskTimes, MaskWorker
     from agentrt.engine.matcher import CompiledGrammar
 
@@ -50,6 +52,7 @@ class _Turn:
     prompt: int
     sampling: TurnSampling
     forced: _Ids | None
+    adapter: Adapter | None = None
     plain: bool = False
     """Whether nothing but its own row of logits decides a token, and no token ends the turn."""
 
@@ -135,6 +138,7 @@ class TorchBackend(TurnBackend):
         forced: Sequence[int] | None = None,
         choices: ChoiceTrie | None = None,
         grammar: CompiledGrammar | None = None,
+        adapter: Adapter | None = None,
     ) -> None:
         """Make a turn known; see :class:`~agentrt.engine.backend.TurnBackend`.
 
@@ -159,7 +163,7 @@ class TorchBackend(TurnBackend):
             None if grammar is None else self._follow(grammar),
         )
         plain = recorded is None and state.memoryless
-        self._turns[turn_id] = _Turn(ids, len(ids), len(ids), state, recorded, plain)
+        self._turns[turn_id] = _Turn(ids, len(ids), len(ids), state, recorded, adapter, plain)
 
     def revise(self, turn_id: str, keep: int, tokens: Sequence[int]) -> None:
         """Replace the end of a prompt; see :class:`~agentrt.engine.backend.TurnBackend`.
@@ -247,12 +251,29 @@ class TorchBackend(TurnBackend):
             tuple(SliceLayout(piece.start, piece.count, piece.pages) for piece in plan.slices)
         )
         logits = self._forward(
-            self._tokens[: plan.tokens], self._positions[: plan.tokens], layout, rows
+            self._tokens[: plan.tokens],
+            self._positions[: plan.tokens],
+            layout,
+            rows,
+            self._adapters(plan),
         )
         return self._sample([piece for piece in plan.slices if piece.sample], logits)
 
+    def _adapters(self, plan: StepPlan) -> AdapterBatch | None:
+        """Return what the slices go through beside the model; None for a step without adapters."""
+        with_adapter = [self._turns[piece.turn_id].adapter for piece in plan.slices]
+        if not any(with_adapter):
+            return None
+        counts = [piece.count for piece in plan.slices]
+        return AdapterBatch.of(list(zip(with_adapter, counts, strict=True)), self._model.device)
+
     def _forward(
-        self, tokens: _Ids, positions: _Ids, layout: BatchLayout, rows: list[int]
+        self,
+        tokens: _Ids,
+        positions: _Ids,
+        layout: BatchLayout,
+        rows: list[int],
+        adapters: AdapterBatch | None = None,
     ) -> torch.Tensor:
         """Compute the logits of ``rows``, ``[rows, vocab]``.
 
@@ -265,6 +286,7 @@ class TorchBackend(TurnBackend):
             torch.from_numpy(positions).to(device),
             attention.plan(layout),
             torch.tensor(rows, dtype=torch.int64, device=device),
+            **({} if adapters is None else {"adapters": adapters}),
         )
         if logits.shape != (len(rows), self._vocab_size):
             raise InternalError(

@@ -65,7 +65,7 @@ async def test_transformers_can_be_asked_for(config: RuntimeConfig) -> None:
 async def test_a_fault_is_raised_typed_and_the_engine_starts_anew(config: RuntimeConfig) -> None:
     async with Runtime.open(config) as runtime:
         wanted = await answer(runtime, "before")
-        backend = runtime._engine._loop._backend
+        backend = runtime.models[0].engine._loop._backend
         pages = backend._attention
         faults = [RuntimeError("the kernel is bad")]
         compute = backend._model.forward

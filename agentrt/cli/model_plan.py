@@ -29,7 +29,9 @@ def command(
     pool: Annotated[
         int | None, typer.Option("--pool", min=1, metavar="TOKENS", help="KV of each model.")
     ] = None,
-    max_seqs: Annotated[int, typer.Option("--max-seqs", min=1, help="Turns at the same time.")] = 64,
+    max_seqs: Annotated[
+        int, typer.Option("--max-seqs", min=1, help="Turns at the same time.")
+    ] = 64,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Say what weights, graphs, KV and the rest take; refuse what cannot fit, with a remedy.

@@ -42,9 +42,7 @@ def test_fp8_takes_less(capsys: pytest.CaptureFixture[str], tiny: Path) -> None:
     assert narrow < wide
 
 
-def test_what_cannot_fit_ends_with_a_remedy(
-    capsys: pytest.CaptureFixture[str], tiny: Path
-) -> None:
+def test_what_cannot_fit_ends_with_a_remedy(capsys: pytest.CaptureFixture[str], tiny: Path) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["model", "plan", str(tiny), "--device-bytes", "600m", "--pool", "1000000"])
     assert ended.value.code == 2
