@@ -11,7 +11,7 @@ import gc
 import itertools
 import logging
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from agentrt.program import Program
     from agentrt.scheduling.graph_declared import Edge, Step
     from agentrt.scheduling.plan import ToolEvent
-    from agentrt.scheduling.tenants import TenantBook
+    from agentrt.scheduling.tenants import TenantBook, TenantStatistics
 
 __all__ = ["Assembled", "ModelHost", "ServedModel"]
 
@@ -208,6 +208,10 @@ class ServedModel:
         """Offer an adapter no longer. See ``Runtime.drop_adapter``."""
         if self._now is not None:
             self._now.adapters.remove(name)
+
+    def accounts(self) -> Mapping[str, TenantStatistics]:
+        """Return the accounts of tenants, by name."""
+        return self.tenants.statistics()
 
     def statistics(self) -> EngineStatistics:
         """Return the figures as of the last step, also of an engine that is gone."""
