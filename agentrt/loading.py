@@ -200,7 +200,7 @@ def read(found: Found, progress: Callable[[int, int], None] | None = None) -> Lo
     """
     from agentrt.engine.lora.book import AdapterBook
 
-    model = found.source.load(found.wanted.device, progress)
+    model = found.source.load(found.wanted.device, progress, found.wanted.quant)
     loaded = [files.load(name, model.dtype, model.device) for name, files in found.adapters.items()]
     return Loaded(model, found.tokenizer, found.name, found.directory, AdapterBook(loaded))
 

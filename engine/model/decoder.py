@@ -10,6 +10,7 @@ import torch
 
 from agentrt.engine.attention.base import AttentionStep, RawAttentionStep
 from agentrt.engine.model.config import ModelConfig
+from agentrt.engine.model.fp8 import Fp8Linear
 from agentrt.engine.model.fused import FusedLayers
 from agentrt.engine.model.linear import Embedding, Linear, LinearLayer, PackedEmbedding
 from agentrt.engine.model.ops import SmallOps, TorchOps, rms_norm
@@ -70,6 +71,11 @@ class Decoder:
         self._rope = Rope(config.rope, embedding.device)
         self._ops: SmallOps = TorchOps()
         self._fused: FusedLayers | None = None
+
+    @property
+    def has_fp8(self) -> bool:
+        """Whether the layers' weights are kept as fp8."""
+        return any(isinstance(layer.qkv, Fp8Linear) for layer in self._layers)
 
     def rebuild(
         self, linear: Callable[[LinearLayer], LinearLayer], ops: SmallOps | None = None

@@ -49,7 +49,7 @@ class ModelSource(Protocol):
 
     @property
     def weight_bytes(self) -> int:
-        """Return the bytes that the weights take once they are loaded."""
+        """Return the bytes that the weights take in ``dtype``, unquantised."""
         ...
 
     def bytes_as(self, itemsize: int, quant: str | None) -> int | None:
@@ -60,8 +60,10 @@ class ModelSource(Protocol):
         """
         ...
 
-    def load(self, device: str, progress: Progress | None = None) -> Model:
-        """Read the weights.
+    def load(
+        self, device: str, progress: Progress | None = None, quant: str | None = None
+    ) -> Model:
+        """Read the weights; with ``fp8`` they are rounded on the way.
 
         Raises:
             ModelError: they cannot be read after all.
@@ -90,8 +92,10 @@ class _Native:
     def bytes_as(self, itemsize: int, quant: str | None) -> int | None:
         return weight_bytes(self._config, itemsize, quant)
 
-    def load(self, device: str, progress: Progress | None = None) -> Model:
-        return build(self._checkpoint, self._config, self.dtype, device, progress)
+    def load(
+        self, device: str, progress: Progress | None = None, quant: str | None = None
+    ) -> Model:
+        return build(self._checkpoint, self._config, self.dtype, device, progress, quant)
 
 
 class _Transformers:
@@ -115,7 +119,10 @@ class _Transformers:
         check_quant(quant)
         return self.parameters * itemsize if quant is None else None
 
-    def load(self, device: str, progress: Progress | None = None) -> Model:
+    def load(
+        self, device: str, progress: Progress | None = None, quant: str | None = None
+    ) -> Model:
+        del quant  # refused when the model is prepared for its kernels
         model = load_weights(self._source, self.dtype, device, progress)
         check_computation(model, self._source.directory)
         return model
