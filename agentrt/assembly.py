@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agentrt.engine.memory import DeviceBytes, MemoryPlan, ModelPlan, StepBounds, graph_batches
+from agentrt.engine.memory import DeviceBytes, MemoryPlan, ModelPlan, StepBounds, as_size
+from agentrt.engine.memory_sizes import graph_batches
 from agentrt.errors import ConfigError
 from agentrt.hints.calls import called_tool
 from agentrt.loading import (
@@ -23,12 +24,12 @@ from agentrt.loading import (
     plan_models,
     read,
 )
-from agentrt.models import Assembled
 from agentrt.scheduling import Scheduler, Surroundings, make_policy
 from agentrt.scheduling.fairness import by_tenants
 from agentrt.scheduling.plan import Event
 from agentrt.scheduling.policy import Policy, lru_score
 from agentrt.scheduling.tenants import TenantBook, with_quotas
+from agentrt.served import Assembled
 from agentrt.tools import tool_name
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from agentrt.runtime import RuntimeConfig
     from agentrt.tiering import Costs
 
-__all__ = ["EngineFactory", "find_models", "load_model", "plan_pools"]
+__all__ = ["EngineFactory", "find_models", "load_model", "log_taken", "plan_pools"]
 
 _logger = logging.getLogger(__name__)
 
@@ -146,6 +147,15 @@ def plan_pools(
     for line in plan.lines():
         _logger.info("Memory: %s", line)
     return plan
+
+
+def log_taken(plan: MemoryPlan, device: str) -> None:
+    """Log what the models that are loaded have really taken of a GPU, beside the plan."""
+    if not plan.device.gpu:
+        return
+    planned = sum(model.total for model in plan.models if model.resident)
+    taken = plan.device.free - device_bytes(device).free
+    _logger.info("Memory: %s are taken; planned were %s.", as_size(taken), as_size(planned))
 
 
 def load_model(

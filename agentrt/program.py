@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from agentrt.engine.backend import TokenLogprob
     from agentrt.engine.opened import OpenTurn
     from agentrt.engine.tokens import PromptBuilder, Tokenizer
-    from agentrt.models import ServedModel
+    from agentrt.served import ServedModel
 
 __all__ = ["ChatStream", "Program", "TurnResult"]
 

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.to_thread
 
-from agentrt.assembly import EngineFactory, find_models, load_model, plan_pools
+from agentrt.assembly import EngineFactory, find_models, load_model, log_taken, plan_pools
 from agentrt.engine.memory import MemoryPlan
 from agentrt.errors import ConfigError, InvalidRequest, ProgramTooLarge, SandboxUnavailable
-from agentrt.models import ModelHost, ServedModel
+from agentrt.models import ModelHost
 from agentrt.program import Program, ProgramParts
 from agentrt.resources.governor import Governor, GovernorConfig
 from agentrt.resources.intent import Intent, merged
@@ -26,6 +26,7 @@ from agentrt.scheduling import SchedulerConfig
 from agentrt.scheduling.plan import Event
 from agentrt.scheduling.policy import AdmitAll
 from agentrt.scheduling.tenants import TenantBook, TenantSettings
+from agentrt.served import ServedModel
 
 if TYPE_CHECKING:
     from agentrt.engine.engine import EngineStatistics
@@ -230,6 +231,7 @@ class Runtime:
             for model, load in zip(first, loads, strict=True):
                 wire = partial(factory.wire, *load, model.plan.pages)
                 host.start(model, await anyio.to_thread.run_sync(wire))
+            log_taken(plan, found[0].wanted.device)
             stack.push_async_callback(runtime._end_programs)
             yield runtime
 

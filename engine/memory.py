@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from agentrt.engine.memory_sizes import MIB, activation_bytes, graph_bytes, workspace_bytes
 from agentrt.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
@@ -29,11 +30,8 @@ __all__ = [
     "ModelPlan",
     "StepBounds",
     "as_size",
-    "graph_batches",
     "plan_memory",
 ]
-
-KIB, MIB, GIB = 2**10, 2**20, 2**30
 
 SMALLEST_POOL = 2048
 """Tokens that must fit beside the weights where no size is named."""
@@ -43,20 +41,6 @@ CPU_POOL_TOKENS = 131_072
 memory is the machine's, and other processes live there. A GPU is ours: it takes all."""
 RESERVE_SHARE, LEAST_RESERVE = 0.04, 512 * MIB
 """Of a GPU. PyTorch's allocator keeps blocks of 2 and 20 MiB and loses their ends."""
-
-LOGIT_COPIES = 3
-"""fp32: the logits, what temperature and penalties make of them, and their probabilities."""
-SPLITS = 16
-"""Parts of a sequence that attention computes at once, at most: each leaves a partial result."""
-GATHERED = 512
-"""Tokens of each sequence that attention in plain torch copies at once, on a CPU."""
-NODES_PER_LAYER, OTHER_NODES, NODE_BYTES = 12, 8, 16 * KIB
-"""Kernels of a captured step, and what the driver keeps on the device for each. A guess: at start
-on a GPU the log says what was really taken."""
-MATMUL_WORKSPACE = 32 * MIB
-"""What cuBLAS takes for a stream on Hopper, as PyTorch sets it."""
-WIDENED = 64 * MIB
-"""fp8 weights are widened in pieces of so much at most, where there are many rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,58 +185,6 @@ def as_size(count: float) -> str:
     return f"{count:.1f} GiB"
 
 
-# --- estimates ----------------------------------------------------------------------------------
-
-
-def activation_bytes(shape: ModelShape, rows: int, sampled: int, dtype: str) -> int:
-    """Return what a step of ``rows`` tokens takes, ``sampled`` of them with logits.
-
-    A token has its residual and its normed copy all the time, and beside them either queries, keys
-    and values, their rotated copy and attention's result, or both halves of the MLP and their
-    product: ``2 h + max(2 (q + 2 kv) + q, 3 f)`` numbers. A foreign model's widths are not known
-    here: ``h = q`` and ``f = 4 h`` are taken.
-    """
-    q, kv = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
-    h = getattr(shape, "hidden_size", q)
-    f = getattr(shape, "intermediate_size", 4 * h)
-    numbers = 2 * h + max(2 * (q + 2 * kv) + q, 3 * f)
-    logits = LOGIT_COPIES * sampled * shape.vocab_size * 4
-    return rows * numbers * _itemsize(dtype) + logits
-
-
-def graph_bytes(shape: ModelShape, graphs: Sequence[int], dtype: str) -> int:
-    """Return what captured decode steps take: they share the memory of the largest."""
-    if not graphs:
-        return 0
-    nodes = len(graphs) * (NODES_PER_LAYER * shape.num_layers + OTHER_NODES)
-    largest = max(graphs)
-    return activation_bytes(shape, largest, largest, dtype) + nodes * NODE_BYTES
-
-
-def graph_batches(max_seqs: int) -> tuple[int, ...]:
-    """Return the batches that decode steps are captured for: 1, 2, 4, 8, then every 8, 16 or 32."""
-    sizes = [1, 2, 4, *range(8, 33, 8), *range(48, 129, 16), *range(160, 257, 32)]
-    fits = [size for size in sizes if size < max_seqs]
-    return (*fits, min(max_seqs, sizes[-1]))
-
-
-def workspace_bytes(need: ModelNeed, step: StepBounds, *, gpu: bool) -> int:
-    """Return what attention and matrix products take beside activations."""
-    shape, widened = need.shape, WIDENED if need.widened else 0
-    if not gpu:
-        gathered = 2 * step.max_seqs * GATHERED * shape.num_kv_heads * shape.head_dim
-        return gathered * _itemsize(need.dtype) + widened
-    partial = step.max_seqs * shape.num_heads * SPLITS * (shape.head_dim + 2) * 4
-    return partial + MATMUL_WORKSPACE + widened
-
-
-def _itemsize(dtype: str) -> int:
-    return 4 if dtype == "float32" else 2
-
-
-# --- the plan -----------------------------------------------------------------------------------
-
-
 def plan_memory(needs: Sequence[ModelNeed], step: StepBounds, device: DeviceBytes) -> MemoryPlan:
     """Say what memory goes to.
 
@@ -313,7 +245,9 @@ class _Row:
             device.gpu,
             activation_bytes(need.shape, rows, step.max_seqs, need.dtype),
             graph_bytes(need.shape, step.graphs, need.dtype) if device.gpu else 0,
-            workspace_bytes(need, step, gpu=device.gpu),
+            workspace_bytes(
+                need.shape, step.max_seqs, need.dtype, widened=need.widened, gpu=device.gpu
+            ),
         )
 
     @property

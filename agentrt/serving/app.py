@@ -43,8 +43,8 @@ from agentrt.serving.turns import TurnResponse, encode_json
 
 if TYPE_CHECKING:
     from agentrt.engine.tokens import PromptBuilder
-    from agentrt.models import ServedModel
     from agentrt.runtime import Runtime
+    from agentrt.served import ServedModel
 
 __all__ = ["create_app", "gate_of"]
 

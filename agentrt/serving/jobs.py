@@ -20,8 +20,8 @@ from agentrt.serving.requests import ChatRequest, CompletionRequest, Delivery
 from agentrt.serving.turns import Job
 
 if TYPE_CHECKING:
-    from agentrt.models import ServedModel
     from agentrt.program import ChatStream
+    from agentrt.served import ServedModel
 
 __all__ = ["JobMaker"]
 

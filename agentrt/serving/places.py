@@ -20,7 +20,7 @@ from agentrt.serving.turns import Desk
 
 if TYPE_CHECKING:
     from agentrt.engine.tokens import PromptBuilder
-    from agentrt.models import ServedModel
+    from agentrt.served import ServedModel
 
 __all__ = ["Asked", "Place", "Places"]
 

@@ -29,8 +29,8 @@ from agentrt.serving.lineage import Lineage
 if TYPE_CHECKING:
     from agentrt.engine.prompt import Conversation
     from agentrt.engine.tokens import PromptBuilder
-    from agentrt.models import ServedModel
     from agentrt.program import Program
+    from agentrt.served import ServedModel
 
 __all__ = ["ProgramRegistry", "Ticket"]
 
