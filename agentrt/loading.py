@@ -158,8 +158,12 @@ def _need(found: Found, room: Room) -> ModelNeed:
     source, quant = found.source, found.wanted.quant
     dtype = source.dtype
     wide = source.weight_bytes
-    kept = source.bytes_as(dtype.itemsize, quant)
-    weights = wide if kept is None else kept  # what cannot be quantised is refused when prepared
+    weights = source.bytes_as(dtype.itemsize, quant)
+    if weights is None:
+        raise ConfigError(
+            f"{quant} weights are for models that our own decoder computes.",
+            remedy="Leave --quant out, or choose another model.",
+        )
     on_gpu = found.wanted.device.startswith("cuda")
     kv = {kind: kv_bytes_per_token(source.shape, dtype, kind) for kind in {room.kv_dtype, "fp8"}}
     smaller = {f"--kv-dtype {kind}": size for kind, size in kv.items() if kind != room.kv_dtype}

@@ -63,8 +63,8 @@ def graph_bytes(shape: ModelShape, graphs: Sequence[int], dtype: str) -> int:
 def graph_batches(max_seqs: int) -> tuple[int, ...]:
     """Return the batches that decode steps are captured for: 1, 2, 4, 8, then every 8, 16 or 32."""
     sizes = [1, 2, 4, *range(8, 33, 8), *range(48, 129, 16), *range(160, 257, 32)]
-    fits = [size for size in sizes if size < max_seqs]
-    return (*fits, min(max_seqs, sizes[-1]))
+    largest = min(max_seqs, sizes[-1])
+    return (*(size for size in sizes if size < largest), largest)
 
 
 def workspace_bytes(
