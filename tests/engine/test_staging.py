@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,12 +41,11 @@ class RingCopier:
         self.largest = max(self.largest, run.nbytes)
 
     def _view(self, place: int, run: Run) -> torch.Tensor:
-        shape = (run.stop - run.start, *run.tensor.shape[1:])
-        return self._host[place][: run.nbytes].view(run.tensor.dtype).view(shape)
+        return self._host[place][: run.nbytes].view(run.tensor.dtype).view(run.shape)
 
     def _land(self) -> None:
         place, run = self._under_way.pop(0)
-        run.tensor.target.put(run.start, self._view(place, run).clone())
+        run.tensor.target.put(run.place, self._view(place, run).clone())
 
     def finish(self) -> None:
         while self._under_way:
@@ -121,7 +121,24 @@ def test_runs_cover_every_row_once_in_the_order_of_the_file(shapes, limit) -> No
         mine = [run for run in runs if run.tensor is place]
         rows = [row for run in mine for row in range(run.start, run.stop)]
         assert rows == list(range(place.shape[0]))
-        assert all(run.nbytes <= max(limit, run.row_bytes) for run in mine)
+        assert all(run.nbytes <= max(limit, place.row_bytes) for run in mine)
+
+
+@pytest.mark.parametrize("limit", [1, 70, 1 << 20])
+def test_parts_of_a_tensor(file, limit: int) -> None:
+    path, tensors = file
+    rows, columns, both = torch.zeros(4, 16), torch.zeros(10, 5), torch.zeros(3, 2)
+    whole = wanted(path, {"kept": Rows(rows)})[0]
+    parts = [
+        replace(whole, rows=(3, 7)),
+        replace(whole, columns=(6, 11), target=Rows(columns)),
+        replace(whole, rows=(7, 10), columns=(0, 2), target=Rows(both)),
+    ]
+    runs = list(plan_runs(parts, limit))
+    list(copy_runs(runs, RingCopier(max(run.nbytes for run in runs), 2)))
+    assert torch.equal(rows, tensors["kept"][3:7])
+    assert torch.equal(columns, tensors["kept"][:, 6:11])
+    assert torch.equal(both, tensors["kept"][7:10, :2])
 
 
 def test_the_kernel_reads_ahead_of_the_copies(file, monkeypatch: pytest.MonkeyPatch) -> None:
