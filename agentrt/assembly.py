@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agentrt.engine.gpu.buckets import batch_buckets
 from agentrt.engine.memory import DeviceBytes, MemoryPlan, ModelPlan, StepBounds, as_size
-from agentrt.engine.memory_sizes import graph_batches
 from agentrt.errors import ConfigError
 from agentrt.hints.calls import called_tool
 from agentrt.loading import (
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     import torch
 
     from agentrt.engine.backend import TurnBackend
-    from agentrt.engine.cpu import Kernels
     from agentrt.engine.engine import Engine
+    from agentrt.engine.kernels import Kernels
     from agentrt.engine.observed import OnStep
     from agentrt.runtime import RuntimeConfig
     from agentrt.tiering import Costs
@@ -140,7 +140,7 @@ def plan_pools(
         ConfigError: a size that cannot work.
         ModelError: a model does not fit.
     """
-    graphs = graph_batches(config.max_seqs)
+    graphs = () if config.graphs == "off" else batch_buckets(config.max_seqs)
     step = StepBounds(config.token_budget, config.max_seqs, config.page_size, graphs)
     room = Room(config.pool_tokens, config.kv_dtype)
     plan = plan_models(found, room, step, device or device_bytes(found[0].wanted.device))
@@ -167,7 +167,7 @@ def load_model(
         ModelError: the weights cannot be read after all.
         ConfigError: kernels or a quantisation that cannot be had for this model.
     """
-    from agentrt.engine.cpu import choose_kernels, prepare
+    from agentrt.engine.kernels import choose_kernels, prepare
 
     loaded = read(found, on_load)
     kernels = choose_kernels(config.attention, loaded.model.device.type)
@@ -232,13 +232,13 @@ def _assemble(
     clock: Callable[[], float],
 ) -> tuple[Engine, TenantBook]:
     """Wire page cache, policy, scheduler, attention and backend into an engine."""
-    from agentrt.engine.cpu import make_attention
     from agentrt.engine.draft import make_drafter
     from agentrt.engine.engine import Engine
+    from agentrt.engine.gpu.choose import choose_steps, make_backend
+    from agentrt.engine.kernels import make_attention, warm_up
     from agentrt.engine.kv import PageCache
     from agentrt.engine.observed import ObservedBackend
     from agentrt.engine.pace import PacedBackend, allowed_threads
-    from agentrt.engine.runner import TorchBackend
     from agentrt.engine.tuner import ThreadTuner
     from agentrt.tiering import make_tier, measured_costs
 
@@ -253,7 +253,11 @@ def _assemble(
         model.device,
         config.kv_dtype,
     )
-    computing = TorchBackend(model, new_attention(), rebuild=new_attention)
+    preempt = config.preempts(model.device.type)
+    mode = partial(choose_steps, config.graphs, config.overlap, model.device.type)
+    computing, steps = make_backend(model, new_attention, mode, config.max_seqs)
+    if model.device.type == "cuda":
+        warm_up(model, computing.attention())
     tier = make_tier(config, loaded.directory, model, computing.attention)
     costs = measured_costs(
         model, computing.attention(), tier, config.token_budget, measure=config.measure
@@ -268,11 +272,11 @@ def _assemble(
     scheduler = Scheduler(
         kv,
         policy,
-        config.scheduler_config(),
+        config.scheduler_config(preempt=preempt),
         host=host,
         archive=None if tier is None else tier.archive,
         step_observer=costs.prefill,
-        drafter=make_drafter(config.draft, computing.foresee),
+        drafter=make_drafter(_draft(config.draft, steps.overlap), computing.foresee),
     )
     backend: TurnBackend = computing
     if config.threads is None and model.device.type == "cpu":
@@ -288,8 +292,15 @@ def _assemble(
         called_tool=partial(called_tool, command_name=tool_name),
         mover=tier,
         adapters=loaded.adapters,
+        overlap=steps.overlap,
+        preempt=preempt,
     )
     return engine, tenants
+
+
+def _draft(mode: str, overlap: bool) -> str:
+    """Return the draft mode: guesses and steps launched early exclude each other."""
+    return "off" if mode == "auto" and overlap else mode
 
 
 def _policy(config: RuntimeConfig, costs: Costs, capacity: int) -> tuple[Policy, TenantBook]:

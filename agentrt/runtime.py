@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Runtime", "RuntimeConfig"]
 
+NEWCOMER_SHARE = 0.75
+"""Share of a step's tokens that prefills under way leave to who waits, where newcomers preempt."""
+
 
 @dataclass(frozen=True, slots=True)
 class RuntimeConfig:
@@ -59,7 +62,7 @@ class RuntimeConfig:
         host_kv_bytes: host memory for KV that has no place in the pool; 0: none. What is copied
             there and back is the policy's decision.
         kv_dtype: what KV is kept as: ``auto`` (the model's dtype), ``int8`` or ``fp8``, which take
-            about half of bfloat16's memory, and round; both use the pure-torch attention.
+            about half of bfloat16's memory, and round; on CPU both use the pure-torch attention.
         kv_files: directory for files of KV that leaves host memory, and of all that is there at the
             end: a later start finds it again. None: none.
         kv_files_bytes: bytes that these files may take, for each model.
@@ -74,15 +77,22 @@ class RuntimeConfig:
         device: a torch device, or ``auto``: CUDA if there is one.
         threads: CPU threads of the engine; None takes what affinity and cgroup allow, and fewer
             while a busy neighbour slows steps down.
-        attention: ``auto`` takes our CPU kernels where they can be built, ``native`` insists on
-            them, ``torch`` does without.
+        attention: ``auto`` takes our kernels where they can be used: native ones on CPU, Triton's
+            on CUDA. ``native`` and ``triton`` insist, ``torch`` does without.
         quant: ``int8`` rounds the linear layers' weights (bfloat16 on CPU); None keeps them.
         sandbox: a sandbox kind, ``auto`` for the strongest that works, None for no sandboxes.
         image: image of docker sandboxes whose spec names none.
         trusted: lets ``auto`` fall back to plain processes. Only for work that ships with agentrt.
         tenants: weights and quotas by tenant; who is missing has weight 1 and no quota.
         draft: ``off``, ``ngram``, or ``auto``: guesses at what was read before are computed along
-            with decodes, always or where that measures faster. It changes no token.
+            with decodes, always or where that measures faster. It changes no token. ``auto`` is
+            ``off`` where steps overlap: a guess needs the token that has not been read yet.
+        graphs: ``on`` records decode steps for each batch size and launches them whole, ``off``
+            launches each operation; ``auto`` is on for CUDA. It changes no token beyond rounding.
+        overlap: ``on`` launches a decode step before the last one's tokens are read; ``auto`` is on
+            for CUDA. It changes no token; a turn that stops is seen to one step late.
+        preempt: ``on`` gives up a long prefill step when a turn comes, and lets that turn have most
+            of the next one; ``auto`` is on for CUDA, where steps are large. It changes no token.
         governor: budgets of hosts, tenants and programs for tool calls, and how they are governed.
     """
 
@@ -112,9 +122,24 @@ class RuntimeConfig:
     trusted: bool = False
     tenants: Mapping[str, TenantSettings] = field(default_factory=dict)
     draft: str = "auto"
+    graphs: str = "auto"
+    overlap: str = "auto"
+    preempt: str = "auto"
     governor: GovernorConfig = field(default_factory=GovernorConfig)
 
-    def scheduler_config(self) -> SchedulerConfig:
+    def preempts(self, device: str) -> bool:
+        """Whether long prefill steps give way on a kind of device.
+
+        Raises:
+            ConfigError: an unknown setting.
+        """
+        if self.preempt not in ("auto", "on", "off"):
+            raise ConfigError(
+                f"There is no preempt setting {self.preempt!r}.", remedy="Use auto, on or off."
+            )
+        return self.preempt == "on" or (self.preempt == "auto" and device == "cuda")
+
+    def scheduler_config(self, *, preempt: bool = False) -> SchedulerConfig:
         """Return the scheduler's part.
 
         Raises:
@@ -125,6 +150,7 @@ class RuntimeConfig:
             max_seqs=self.max_seqs,
             max_wait=self.max_wait,
             max_waiting=self.max_waiting,
+            newcomer_share=NEWCOMER_SHARE if preempt else 0.0,
         )
 
 

@@ -106,6 +106,10 @@ class Engine:
         adapters: those that requests may name.
         mover: carries out the scheduler's transfers, where it has a host tier; started and closed
             with the engine.
+        overlap: launch a step before the last one's tokens are read, where the backend can. It
+            changes no token.
+        preempt: give up a step of much prefill, where the backend can, when a turn comes meanwhile;
+            for schedulers that then let that turn start (``SchedulerConfig.newcomer_share``).
     """
 
     def __init__(
@@ -121,6 +125,8 @@ class Engine:
         called_tool: Callable[[str], str | None] | None = None,
         mover: PageMover | None = None,
         limits: RestartLimits | None = None,
+        overlap: bool = False,
+        preempt: bool = False,
         adapters: AdapterBook | None = None,
     ) -> None:
         self._tokenizer = tokenizer
@@ -136,6 +142,8 @@ class Engine:
             called_tool=called_tool,
             mover=mover,
             limits=limits,
+            overlap=overlap,
+            preempt=preempt,
         )
         self._thread: threading.Thread | None = None
         self._compiler: GrammarCompiler | None = None

@@ -13,7 +13,6 @@ __all__ = [
     "KIB",
     "MIB",
     "activation_bytes",
-    "graph_batches",
     "graph_bytes",
     "workspace_bytes",
 ]
@@ -58,13 +57,6 @@ def graph_bytes(shape: ModelShape, graphs: Sequence[int], dtype: str) -> int:
     nodes = len(graphs) * (NODES_PER_LAYER * shape.num_layers + OTHER_NODES)
     largest = max(graphs)
     return activation_bytes(shape, largest, largest, dtype) + nodes * NODE_BYTES
-
-
-def graph_batches(max_seqs: int) -> tuple[int, ...]:
-    """Return the batches that decode steps are captured for: 1, 2, 4, 8, then every 8, 16 or 32."""
-    sizes = [1, 2, 4, *range(8, 33, 8), *range(48, 129, 16), *range(160, 257, 32)]
-    largest = min(max_seqs, sizes[-1])
-    return (*(size for size in sizes if size < largest), largest)
 
 
 def workspace_bytes(

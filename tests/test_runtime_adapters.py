@@ -73,7 +73,10 @@ async def test_each_adapter_answers_like_its_merged_model_and_finds_its_own_kv_o
             assert (again, cached) == (plain if adapter is None else wanted[adapter], 16)
 
 
-async def test_one_batch_of_all_of_them(config: RuntimeConfig) -> None:
+@pytest.mark.parametrize("steps", ["off", "on"])
+async def test_one_batch_of_all_of_them(config: RuntimeConfig, steps: str) -> None:
+    # Recorded steps and steps launched early know no adapters: turns with one go around them.
+    config = dataclasses.replace(config, attention="torch", graphs=steps, overlap=steps)
     kinds = [None, "one", "two", "one", None]
     async with Runtime.open(config) as runtime:
         alone = {kind: (await answer(runtime, "p", kind))[0] for kind in set(kinds)}

@@ -12,7 +12,7 @@ import torch
 
 from agentrt.bench import engine_rows as rows
 from agentrt.bench.engine_cases import Case, Limits
-from agentrt.engine.cpu import choose_kernels
+from agentrt.engine.kernels import choose_kernels
 from agentrt.engine.kv import PageCache
 from agentrt.engine.model.config import ModelConfig
 from agentrt.scheduling import Scheduler, SchedulerConfig, Surroundings, make_policy

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from agentrt.engine.attention.base import BatchLayout, SliceLayout
-from agentrt.engine.cpu import choose_kernels, make_attention, prepare
+from agentrt.engine.kernels import choose_kernels, make_attention, prepare
 from agentrt.engine.model.load import open_source
 from agentrt.errors import ConfigError
 

@@ -17,7 +17,7 @@ import torch
 
 from agentrt.bench.overhead import Load, measure_overhead
 from agentrt.engine.attention.base import BatchLayout, SliceLayout
-from agentrt.engine.cpu import Kernels, make_attention, prepare
+from agentrt.engine.kernels import Kernels, make_attention, prepare
 from agentrt.engine.model.config import ModelConfig
 from agentrt.engine.model.decoder import Decoder, Layer
 from agentrt.engine.model.linear import (
@@ -319,6 +319,6 @@ def facts(kernels: Kernels) -> dict[str, Any]:
     return {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-        "kernels": "torch" if kernels.library is None else kernels.library.instructions,
+        "kernels": kernels.name,
         "why": kernels.why,
     }

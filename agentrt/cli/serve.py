@@ -102,7 +102,7 @@ def command(
         typer.Option("--threads", min=1, help="CPU threads; default: what helps, within limits."),
     ] = None,
     attention: Annotated[
-        str, typer.Option("--attention", help="CPU kernels: auto, native or torch.")
+        str, typer.Option("--attention", help="Kernels: auto, native, triton or torch.")
     ] = "auto",
     quant: Annotated[
         str | None,
@@ -111,6 +111,22 @@ def command(
     draft: Annotated[
         str,
         typer.Option("--draft", help="Guess tokens from what was read: auto, ngram or off."),
+    ] = "auto",
+    graphs: Annotated[
+        str,
+        typer.Option("--graphs", help="Record decode steps: auto (on for CUDA), on or off."),
+    ] = "auto",
+    overlap: Annotated[
+        str,
+        typer.Option(
+            "--overlap", help="Launch a step before the last is read: auto (on for CUDA), on, off."
+        ),
+    ] = "auto",
+    preempt: Annotated[
+        str,
+        typer.Option(
+            "--preempt", help="A long prefill gives way to who comes: auto (on for CUDA), on, off."
+        ),
     ] = "auto",
     api_keys: Annotated[
         Path | None,
@@ -185,6 +201,9 @@ def command(
         attention=attention,
         quant=quant,
         draft=draft,
+        graphs=graphs,
+        overlap=overlap,
+        preempt=preempt,
         tenants=_tenants(config_file),
         sandbox=_kind(sandbox),
         image=image,

@@ -13,6 +13,7 @@ __all__ = [
     "AttentionStep",
     "BatchLayout",
     "DecodeBuffers",
+    "OperandStep",
     "RawAttentionStep",
     "SliceLayout",
     "StaticAttention",
@@ -59,8 +60,8 @@ class AttentionStep(Protocol):
             v: values ``[T, kv heads, head dim]``.
 
         Returns:
-            ``[T, query heads, head dim]`` in the dtype of ``q``. A sequence's rows do not depend on
-            the other slices, nor (beyond rounding) on how its earlier tokens were cut into steps.
+            ``[T, query heads, head dim]`` in the dtype of ``q``. A sequence's rows do not depend
+            (beyond rounding) on the other slices, nor on how its earlier tokens were cut.
         """
         ...
 
@@ -68,10 +69,6 @@ class AttentionStep(Protocol):
 @runtime_checkable
 class RawAttentionStep(AttentionStep, Protocol):
     """A step that also norms and rotates: all that is between two linear layers in one call."""
-
-    def operands(self) -> tuple[object, ...]:
-        """Return what the native ``Layers.run`` takes of a step, after the rotation."""
-        ...
 
     def attend_raw(
         self,
@@ -94,6 +91,15 @@ class RawAttentionStep(AttentionStep, Protocol):
         Returns:
             ``[T, query heads, head dim]``, as :meth:`attend`.
         """
+        ...
+
+
+@runtime_checkable
+class OperandStep(RawAttentionStep, Protocol):
+    """A step whose layers all run in one native call."""
+
+    def operands(self) -> tuple[object, ...]:
+        """Return what the native ``Layers.run`` takes of a step, after the rotation."""
         ...
 
 
@@ -129,7 +135,7 @@ class DecodeBuffers:
     """Where a decode step finds its sequences: device tensors that keep their places.
 
     A step over them can be captured once and run again after they were overwritten. One row is one
-    sequence with one new token; padding has length 0, stores nothing, and its result is not read.
+    sequence with one new token; padding has length 0 and stores nothing, and its result is zero.
     """
 
     lengths: torch.Tensor
@@ -145,6 +151,7 @@ class StaticAttention(Attention, Protocol):
     def plan_decode(self, buffers: DecodeBuffers) -> AttentionStep:
         """Prepare steps over ``buffers``; valid for as long as their tensors and the pages are.
 
-        What it launches depends on the shapes of the buffers alone, and waits for no result.
+        What it launches depends on the shapes of the buffers alone, and waits for no result. A
+        run of the step calls layer 0 first: there the buffers are read for all layers.
         """
         ...

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
-from agentrt.engine.attention.base import AttentionStep, RawAttentionStep
+from agentrt.engine.attention.base import AttentionStep, OperandStep, RawAttentionStep
 from agentrt.engine.model.config import ModelConfig
 from agentrt.engine.model.fp8 import Fp8Linear
 from agentrt.engine.model.fused import FusedLayers
@@ -131,7 +131,7 @@ class Decoder:
         x = self._embed(tokens)
         delta: torch.Tensor | None = None
         fused = self._fused if adapters is None else None  # its layers know no adapters
-        if fused is not None and isinstance(attention, RawAttentionStep):
+        if fused is not None and isinstance(attention, OperandStep):
             delta = fused.run(x, attention, self._turns(positions))
         else:
             attend = self._attend_with(attention, positions, x.dtype, apply)

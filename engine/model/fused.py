@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from agentrt.engine.attention.base import RawAttentionStep
+from agentrt.engine.attention.base import OperandStep
 from agentrt.engine.model.linear import LinearLayer, PackedLinear
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class FusedLayers:
     def run(
         self,
         x: torch.Tensor,
-        attention: RawAttentionStep,
+        attention: OperandStep,
         rotation: tuple[torch.Tensor, torch.Tensor],
     ) -> torch.Tensor:
         """Run all layers over ``x [T, hidden]``, in place; returns what is still to be added."""

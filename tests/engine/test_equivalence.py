@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from agentrt.bench.policies import ORACLES
 from agentrt.engine.attention.base import BatchLayout, SliceLayout
 from agentrt.engine.attention.torch_paged import TorchPagedAttention
-from agentrt.engine.cpu import choose_kernels, make_attention, prepare
 from agentrt.engine.draft import make_drafter
 from agentrt.engine.grammar import Grammar
+from agentrt.engine.kernels import choose_kernels, make_attention, prepare
 from agentrt.engine.kv import PageCache
 from agentrt.engine.masks import GrammarTurn, MaskWorker
 from agentrt.engine.matcher import GrammarCompiler

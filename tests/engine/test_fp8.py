@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from agentrt.engine.attention.base import BatchLayout, SliceLayout
 from agentrt.engine.attention.native import NativeUnavailable
-from agentrt.engine.cpu import choose_kernels, make_attention, prepare
+from agentrt.engine.kernels import choose_kernels, make_attention, prepare
 from agentrt.engine.model import fp8
 from agentrt.engine.model.config import ModelConfig
 from agentrt.engine.model.decoder import Decoder

@@ -14,7 +14,7 @@ import torch
 import transformers
 
 from agentrt.engine.attention import BatchLayout, SliceLayout
-from agentrt.engine.cpu import choose_kernels
+from agentrt.engine.kernels import choose_kernels
 from agentrt.engine.model.hf_check import check_computation
 from agentrt.engine.model.load import open_source
 from agentrt.errors import ModelError

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from agentrt.engine.attention.base import BatchLayout, SliceLayout
 from agentrt.engine.attention.native import NativeUnavailable
-from agentrt.engine.cpu import Kernels, choose_kernels, make_attention, prepare
+from agentrt.engine.kernels import Kernels, choose_kernels, make_attention, prepare
 from agentrt.engine.lora.adapter import Adapter, AdapterFiles
 from agentrt.engine.lora.batch import AdapterBatch
 from agentrt.engine.lora.book import AdapterBook

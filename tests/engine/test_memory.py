@@ -15,7 +15,7 @@ from agentrt.engine.memory import (
     StepBounds,
     plan_memory,
 )
-from agentrt.engine.memory_sizes import GIB, MIB, activation_bytes, graph_batches, graph_bytes
+from agentrt.engine.memory_sizes import GIB, MIB, activation_bytes, graph_bytes
 from agentrt.engine.model.config import ModelShape
 from agentrt.errors import ConfigError, ModelError
 
@@ -156,13 +156,6 @@ class TestEstimates:
         assert one == (2 * 512 + 3 * 2048) * 2
         assert activation_bytes(SHAPE, 100, 0, "float32") == 200 * one
         assert activation_bytes(SHAPE, 0, 2, "float32") == 3 * 2 * 1000 * 4
-
-    def test_batches_of_graphs_reach_the_largest_batch_and_no_further(self):
-        assert graph_batches(1) == (1,)
-        assert graph_batches(20) == (1, 2, 4, 8, 16, 20)
-        assert graph_batches(256)[-2:] == (224, 256)
-        assert graph_batches(1000)[-1] == 256
-        assert all(list(sizes) == sorted(set(sizes)) for sizes in map(graph_batches, range(1, 300)))
 
     def test_graphs_share_the_memory_of_the_largest(self):
         assert graph_bytes(SHAPE, (), "bfloat16") == 0

@@ -20,7 +20,13 @@ from agentrt.engine.attention.native import (
     load_native,
 )
 from agentrt.engine.attention.torch_paged import TorchPagedAttention
-from agentrt.engine.cpu import Kernels, choose_kernels, make_attention
+from agentrt.engine.kernels import (
+    Kernels,
+    TritonUnavailable,
+    check_triton,
+    choose_kernels,
+    make_attention,
+)
 from agentrt.engine.model import ModelConfig
 from agentrt.errors import ConfigError
 
@@ -33,7 +39,7 @@ class TestChoice:
     def test_auto_falls_back_and_says_why(self, caplog: pytest.LogCaptureFixture) -> None:
         with caplog.at_level(logging.WARNING):
             kernels = choose_kernels("auto", "cpu", refuse)
-        assert kernels == Kernels(None, "No compiler. Install one.")
+        assert kernels == Kernels("torch", "No compiler. Install one.")
         assert "No compiler" in caplog.text
         assert "torch path" in caplog.text
 
@@ -45,10 +51,27 @@ class TestChoice:
 
     def test_torch_and_other_devices_never_build(self) -> None:
         assert choose_kernels("torch", "cpu", refuse).library is None
-        assert choose_kernels("auto", "cuda:0", refuse).library is None
+        assert choose_kernels("auto", "mps", refuse).kind == "torch"
+        assert choose_kernels("auto", "cuda:0", refuse, lambda device: None).kind == "triton"
+
+    def test_cuda_without_triton_falls_back_and_says_what_to_install(self, caplog) -> None:
+        def lacking(device: str) -> None:
+            raise TritonUnavailable("No module named 'triton'.", remedy="Install it.")
+
+        with caplog.at_level(logging.WARNING):
+            kernels = choose_kernels("auto", "cuda", refuse, lacking)
+        assert kernels == Kernels("torch", "No module named 'triton'. Install it.")
+        assert "Install it" in caplog.text
+        with pytest.raises(TritonUnavailable, match="No module named"):
+            choose_kernels("triton", "cuda", refuse, lacking)
+
+    def test_an_import_error_of_triton_names_the_remedy(self, monkeypatch) -> None:
+        monkeypatch.setitem(sys.modules, "agentrt.engine.triton.device", None)
+        with pytest.raises(TritonUnavailable, match="pip install"):
+            check_triton("cuda")
 
     def test_an_unknown_setting_is_refused(self) -> None:
-        with pytest.raises(ConfigError, match="auto, native, torch"):
+        with pytest.raises(ConfigError, match="auto, native, triton, torch"):
             choose_kernels("fast", "cpu", refuse)
 
     @pytest.mark.requires_native

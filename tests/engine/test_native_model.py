@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from agentrt.bench.engine_rows import random_model
-from agentrt.engine import cpu
+from agentrt.engine import kernels as engine_kernels
 from agentrt.engine.attention.base import BatchLayout, SliceLayout
 from agentrt.engine.attention.native import load_native
-from agentrt.engine.cpu import Kernels, choose_kernels, make_attention, prepare
+from agentrt.engine.kernels import Kernels, choose_kernels, make_attention, prepare
 from agentrt.engine.model import ModelConfig
 from agentrt.engine.model.linear import (
     Int8Linear,
@@ -135,11 +135,11 @@ class TestOneDnn:
         assert (OneDnnLinear(layer)(x) - layer(x)).abs().max() <= 2**-7 * layer(x).abs().max()
 
     def test_where_it_is_missing_weights_stay_and_the_log_says_so(self, monkeypatch, caplog, small):
-        monkeypatch.setattr(cpu, "onednn_works", lambda: "no such operator")
+        monkeypatch.setattr(engine_kernels, "onednn_works", lambda: "no such operator")
         model = random_model(small, torch.bfloat16)
         before = model._head
         with caplog.at_level(logging.WARNING):
-            prepare(model, Kernels(None, "asked for"))
+            prepare(model, Kernels("torch", "asked for"))
         assert model._head is before
         assert "no such operator" in caplog.text
 
@@ -282,9 +282,9 @@ def random_float(model):
 class TestQuant:
     def test_int8_needs_native_kernels_and_bf16(self, small):
         with pytest.raises(ConfigError, match="asked for"):
-            prepare(random_model(small, torch.bfloat16), Kernels(None, "asked for"), "int8")
+            prepare(random_model(small, torch.bfloat16), Kernels("torch", "asked for"), "int8")
         with pytest.raises(ConfigError, match="no quantization 'int3'"):
-            prepare(random_model(small, torch.bfloat16), Kernels(None, ""), "int3")
+            prepare(random_model(small, torch.bfloat16), Kernels("torch", ""), "int3")
 
     @native
     def test_int8_refuses_fp32(self, small):

@@ -7,44 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from agentrt.engine.attention.base import BatchLayout, SliceLayout
+from agentrt.engine.attention.base import BatchLayout
 from agentrt.engine.attention.native.library import NativeLibrary
 from agentrt.engine.attention.pool import PagedBase, PagePool
+from agentrt.engine.attention.reader import LayoutReader
 from agentrt.engine.model.config import ModelShape
-from agentrt.errors import InternalError
 
 __all__ = ["NativePagedAttention", "NativeStep"]
-
-_Ids = NDArray[np.int64]
-
-
-class _Tables:
-    """Page tables as arrays. Turning a list into an array costs more than all other planning, and
-    tables hardly change from step to step, so each is kept with the list that it was made from."""
-
-    def __init__(self) -> None:
-        self._known: dict[int, tuple[Sequence[int], list[int], _Ids]] = {}
-
-    def arrays(self, slices: Sequence[SliceLayout], needed: Sequence[int]) -> list[_Ids]:
-        """Return the ``needed`` page ids of each slice; forgets the tables of all others."""
-        kept: dict[int, tuple[Sequence[int], list[int], _Ids]] = {}
-        found = []
-        for piece, count in zip(slices, needed, strict=True):
-            pages = piece.pages
-            # The list itself is kept too: while it lives, nothing else has its id.
-            key = id(pages)
-            entry = self._known.get(key)
-            # Cutting a list costs as much as comparing it, and mostly there is nothing to cut.
-            now = pages if len(pages) == count else pages[:count]
-            if entry is None or entry[0] is not pages or entry[1] != now:
-                now = list(now)
-                entry = (pages, now, np.array(now, dtype=np.int64))
-            kept[key] = entry
-            found.append(entry[2])
-        self._known = kept
-        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +59,7 @@ class NativePagedAttention(PagedBase):
         self._windows = config.windows
         self._pool = PagePool(config, num_pages, page_size, dtype, "cpu")
         self._group = config.num_heads // config.num_kv_heads
-        self._tables = _Tables()
+        self._reader = LayoutReader(self._pool)
 
     def plan(self, layout: BatchLayout) -> NativeStep:
         """Prepare one step over ``layout``, as the protocol ``Attention`` says."""
@@ -99,29 +69,9 @@ class NativePagedAttention(PagedBase):
         return NativeStep(self._library, self._pool, batch, by_layer)
 
     def _batch(self, layout: BatchLayout) -> _Batch:
-        start = np.array([piece.start for piece in layout.slices])
-        count = np.array([piece.count for piece in layout.slices])
-        held = np.array([len(piece.pages) for piece in layout.slices])
-        needed = self._pool.pages_for(start + count)
-        for index in np.flatnonzero((start < 0) | (count < 1) | (held < needed))[:1]:
-            self._pool.check(layout.slices[index])
-        tables = self._tables.arrays(layout.slices, needed.tolist())
-        pages = np.concatenate(tables)
-        if not 0 <= int(pages.min()) <= int(pages.max()) < self.num_pages:
-            raise InternalError(f"A page table leaves the pool of {self.num_pages} pages.")
-        firsts = (np.cumsum(count) - count, np.cumsum(needed) - needed)
-        slices = np.stack([start, count, *firsts], axis=1)
-        slots = self._slots(slices, pages)
-        return _Batch(*(torch.from_numpy(array) for array in (pages, slices, slots)))
-
-    def _slots(self, slices: _Ids, pages: _Ids) -> _Ids:
-        """Return ``page * page size + offset`` of each token."""
-        start, count, first, begin = slices.T
-        position = np.arange(count.sum()) + np.repeat(start - first, count)
-        slots: _Ids = pages[np.repeat(begin, count) + position // self.page_size]
-        slots *= self.page_size
-        slots += position % self.page_size
-        return slots
+        read = self._reader.read(layout)
+        slices = np.stack([read.start, read.count, read.row, read.table], axis=1)
+        return _Batch(*(torch.from_numpy(array) for array in (read.pages, slices, read.slots)))
 
     def _work(self, batch: _Batch, window: int | None) -> _Work:
         pool, size = self._pool, window or 0
@@ -161,7 +111,7 @@ class NativeStep:
         return self._attend(layer, heads[:, : -2 * self._heads])
 
     def operands(self) -> tuple[object, ...]:
-        """Return all layers' pages, slots and plans, as ``RawAttentionStep`` says."""
+        """Return all layers' pages, slots and plans, as ``OperandStep`` says."""
         batch, works = self._batch, list({id(work): work for work in self._works}.values())
         plans = [part for work in works for part in (work.table, work.partial, work.arrived)]
         windows = [work.window for work in works]

@@ -1,4 +1,4 @@
-"""Which kernels a model on CPU runs on: ours, or torch's where ours cannot be used, and why."""
+"""Which kernels a model runs on: ours for its device, or torch's where ours cannot be used; why."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ from typing import Literal, TypeAlias, cast
 
 import torch
 
-from agentrt.engine.attention.base import Attention
+from agentrt.engine.attention.base import (
+    Attention,
+    BatchLayout,
+    SliceLayout,
+    StaticAttention,
+)
 from agentrt.engine.attention.native import (
     NativeLibrary,
     NativePagedAttention,
@@ -35,56 +40,126 @@ from agentrt.engine.model.ops import NativeOps
 from agentrt.engine.model.sizes import check_quant
 from agentrt.errors import ConfigError
 
-__all__ = ["KernelSetting", "Kernels", "choose_kernels", "make_attention", "prepare"]
+__all__ = [
+    "KernelKind",
+    "KernelSetting",
+    "Kernels",
+    "TritonUnavailable",
+    "check_triton",
+    "choose_kernels",
+    "make_attention",
+    "prepare",
+    "warm_up",
+]
 
 _logger = logging.getLogger(__name__)
 
-KernelSetting: TypeAlias = Literal["auto", "native", "torch"]
+KernelKind: TypeAlias = Literal["native", "triton", "torch"]
+KernelSetting: TypeAlias = Literal["auto", "native", "triton", "torch"]
+_SETTINGS: tuple[KernelSetting, ...] = ("auto", "native", "triton", "torch")
+
+
+WARM_UP = (1, 2, 256)
+"""Tokens of the steps that are tried at start: a decode, a short and a long extend."""
+
+
+class TritonUnavailable(ConfigError):
+    """The Triton kernels were asked for and cannot be used here."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kernels:
-    """What was chosen: the native ``library``, or None for torch; ``why`` says what decided."""
+    """What was chosen, and what decided; ``library`` is there with the native kernels only."""
 
-    library: NativeLibrary | None
+    kind: KernelKind
     why: str
+    library: NativeLibrary | None = None
+
+    @property
+    def name(self) -> str:
+        """What to call them in a report: native ones by their instruction set."""
+        return self.kind if self.library is None else self.library.instructions
 
 
 def choose_kernels(
-    setting: str, device: str, load: Callable[[], NativeLibrary] = load_native
+    setting: str,
+    device: str,
+    load: Callable[[], NativeLibrary] = load_native,
+    check: Callable[[str], None] | None = None,
 ) -> Kernels:
-    """Decide which kernels to use, compiling ours if need be, and log it.
+    """Decide which kernels to use, compiling the native ones if need be, and log it.
 
     Args:
-        setting: ``auto`` takes ours on CPU where they can be built, ``native`` insists, ``torch``
-            does without.
+        setting: ``auto`` takes ours, native on CPU and Triton on CUDA, where they can be used;
+            ``native`` and ``triton`` insist, ``torch`` does without.
         device: where the model is.
-        load: returns our kernels.
+        load: returns our native kernels.
+        check: raises if Triton's cannot be used on a device; None is :func:`check_triton`.
 
     Raises:
         ConfigError: an unknown setting, or ``native`` for another device than the CPU.
         NativeUnavailable: ``native``, and they cannot be built or loaded.
+        TritonUnavailable: ``triton``, and Triton cannot be imported.
     """
-    if setting not in ("auto", "native", "torch"):
+    if setting not in _SETTINGS:
         raise ConfigError(
-            f"There are no {setting!r} kernels.", remedy="Use one of auto, native, torch."
+            f"There are no {setting!r} kernels.", remedy=f"Use one of {', '.join(_SETTINGS)}."
         )
-    if setting == "native" and device != "cpu":
+    kind = torch.device(device).type
+    if setting == "native" and kind != "cpu":
         raise ConfigError(
             f"The native kernels run on the CPU, not on {device}.",
             remedy="Use the device cpu, or the setting auto.",
         )
-    if setting == "torch" or device != "cpu":
-        return Kernels(None, "they were asked for" if setting == "torch" else f"on {device}")
+    if setting == "torch":
+        return Kernels("torch", "they were asked for")
+    if setting == "triton" or (setting == "auto" and kind == "cuda"):
+        return _triton(setting, device, check or check_triton)
+    if kind != "cpu":
+        return Kernels("torch", f"on {device}")
+    return _native(setting, load)
+
+
+def _native(setting: str, load: Callable[[], NativeLibrary]) -> Kernels:
     try:
         library = load()
     except NativeUnavailable as error:
         if setting == "native":
             raise
         _logger.warning("Attention runs on the torch path, which is slower: %s", error)
-        return Kernels(None, str(error))
+        return Kernels("torch", str(error))
     _logger.info("Attention runs on our kernels (%s).", library.instructions)
-    return Kernels(library, f"compiled for {library.instructions}")
+    return Kernels("native", f"compiled for {library.instructions}", library)
+
+
+def _triton(setting: str, device: str, check: Callable[[str], None]) -> Kernels:
+    try:
+        check(device)
+    except TritonUnavailable as error:
+        if setting == "triton":
+            raise
+        _logger.warning("Attention runs on the torch path, which is slower: %s", error)
+        return Kernels("torch", str(error))
+    _logger.info("Attention runs on our Triton kernels.")
+    return Kernels("triton", f"on {device}")
+
+
+def check_triton(device: str) -> None:
+    """Raise if the Triton kernels cannot run on ``device``.
+
+    Raises:
+        ConfigError: the device is not for them.
+        TritonUnavailable: Triton cannot be imported.
+    """
+    try:
+        from agentrt.engine.triton.device import check_device
+    except ImportError as error:
+        raise TritonUnavailable(
+            f"Triton cannot be imported ({error}).",
+            remedy="Install it (pip install 'triton>=3.6'; CUDA builds of torch bring it), or use "
+            "the torch path (attention='torch').",
+        ) from error
+    check_device(torch.device(device))
 
 
 def make_attention(
@@ -98,8 +173,16 @@ def make_attention(
 ) -> Attention:
     """Return paged attention over a new pool, on the chosen kernels.
 
-    Keys and values of another ``kv_dtype`` than ``auto`` are for torch only, and the log says so.
+    On the native kernels, keys and values of another ``kv_dtype`` than ``auto`` are for torch, and
+    the log says so.
+
+    Raises:
+        ConfigError: the device cannot read this ``kv_dtype``, or there is none of this name.
     """
+    if kernels.kind == "triton":
+        from agentrt.engine.attention.triton_paged import TritonPagedAttention
+
+        return TritonPagedAttention(config, num_pages, page_size, dtype, device, kv_dtype)
     if kv_dtype != "auto" and kernels.library is not None:
         _logger.info("KV is kept in %s: attention runs on the torch path, slower.", kv_dtype)
     if kv_dtype != "auto" or kernels.library is None:
@@ -107,11 +190,28 @@ def make_attention(
     return NativePagedAttention(kernels.library, config, num_pages, page_size, dtype)
 
 
+def warm_up(model: Model, attention: Attention) -> None:
+    """Run each kind of step once where kernels are compiled at first use, so that no turn waits.
+
+    Call it while no page holds anything: the first pages are written to.
+    """
+    if not isinstance(attention, StaticAttention):
+        return
+    room = attention.num_pages * attention.page_size
+    pages = range(attention.num_pages)
+    for count in dict.fromkeys(min(count, room) for count in WARM_UP):
+        step = attention.plan(BatchLayout((SliceLayout(0, count, pages),)))
+        tokens = torch.zeros(count, dtype=torch.int64, device=model.device)
+        positions = torch.arange(count, device=model.device)
+        model.forward(tokens, positions, step, positions[:1])
+
+
 def prepare(model: Model, kernels: Kernels, quant: str | None = None) -> None:
     """Bring a loaded model's weights into the order that its kernels read; changes ``model``.
 
     bf16 on CPU is packed by our kernels, else by oneDNN, else left as it is (and the log says so).
-    fp32, other devices, and models that transformers computes keep their weights.
+    fp32, other devices, and models that transformers computes keep their weights. The operations
+    between linear layers run on the chosen kernels from now on.
 
     Args:
         model: the model; its old weights are freed one by one.
@@ -145,9 +245,11 @@ def prepare(model: Model, kernels: Kernels, quant: str | None = None) -> None:
             if library is None
             else "Use dtype bfloat16.",
         )
-    if model.has_fp8 and model.device.type == "cuda" and kernels.why != "they were asked for":
-        _use_products(model)
-    if library is not None:
+    if kernels.kind == "triton":
+        from agentrt.engine.model.triton_ops import TritonOps
+
+        model.rebuild(_with_product, TritonOps())
+    elif library is not None:
         _prepare_native(model, library, bf16, quant)
     elif bf16:
         _prepare_onednn(model)
@@ -163,16 +265,11 @@ def _prepare_native(model: Decoder, library: NativeLibrary, bf16: bool, quant: s
         model.share_embedding(PackedEmbedding(library, head))
 
 
-def _use_products(model: Decoder) -> None:
+def _with_product(layer: LinearLayer) -> LinearLayer:
     """Have few rows multiplied with fp8 weights as they are."""
-    try:
-        from agentrt.engine.triton.linear8 import linear8
-    except ImportError as error:
-        _logger.warning("fp8 weights are widened for every step, which is slower: %s", error)
-        return
-    model.rebuild(
-        lambda layer: layer.with_product(linear8) if isinstance(layer, Fp8Linear) else layer
-    )
+    from agentrt.engine.triton.linear8 import linear8
+
+    return layer.with_product(linear8) if isinstance(layer, Fp8Linear) else layer
 
 
 def _same(layer: LinearLayer) -> LinearLayer:
