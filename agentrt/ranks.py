@@ -36,6 +36,11 @@ def check_ranks(config: RuntimeConfig) -> None:
             "Several ranks are for models that our own decoder computes.",
             remedy=f"Leave --model-impl out, or {_LEAVE_OUT}.",
         )
+    if config.more_models or config.adapters:
+        raise ConfigError(
+            "Several ranks compute one model without adapters.",
+            remedy=f"Leave the other models and --lora out, or {_LEAVE_OUT}.",
+        )
     if config.host_kv_bytes or config.kv_files is not None:
         raise ConfigError(
             "KV in host memory or files is kept by one process; with several ranks each has a part "

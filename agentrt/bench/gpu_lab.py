@@ -152,7 +152,9 @@ class Lab:
         """Return the model of a shape; the one before it is let go."""
         if self._made != (name, quant) or self._model is None:
             self.clear()
-            self._model = random_model(gpu_shape(name), self.setting.dtype, 0, self.device)
+            self._model = random_model(
+                gpu_shape(name), self.setting.dtype, 0, self.device, fp8=quant == "fp8"
+            )
             prepare(self._model, self.kernels, quant)
             self._made = (name, quant)
         return self._model

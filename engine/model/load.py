@@ -17,6 +17,7 @@ from agentrt.engine.model.config import ARCHITECTURES, ModelConfig, ModelShape, 
 from agentrt.engine.model.hf import HfSource
 from agentrt.engine.model.hf_check import check_computation
 from agentrt.engine.model.hf_weights import check_weights, load_weights
+from agentrt.engine.model.sizes import check_quant, weight_bytes
 from agentrt.engine.model.weights import Checkpoint, Progress, build, computed_dtype
 from agentrt.engine.parallel.group import ALONE, Group
 from agentrt.engine.parallel.sharding import Shard
@@ -50,7 +51,7 @@ class ModelSource(Protocol):
 
     @property
     def weight_bytes(self) -> int:
-        """Return the bytes that the weights take once they are loaded."""
+        """Return the bytes that the weights take in ``dtype``, unquantised."""
         ...
 
     def shard(self, rank: int, size: int) -> Shard:
@@ -61,8 +62,22 @@ class ModelSource(Protocol):
         """
         ...
 
-    def load(self, device: str, progress: Progress | None = None, group: Group = ALONE) -> Model:
-        """Read the weights: of several ranks, those of ours.
+    def bytes_as(self, itemsize: int, quant: str | None) -> int | None:
+        """Return the bytes of weights ``itemsize`` wide, or as ``quant``; None if that cannot be.
+
+        Raises:
+            ConfigError: there is no such ``quant``.
+        """
+        ...
+
+    def load(
+        self,
+        device: str,
+        progress: Progress | None = None,
+        quant: str | None = None,
+        group: Group = ALONE,
+    ) -> Model:
+        """Read the weights, of several ranks those of ours; ``fp8`` is rounded to on the way.
 
         Raises:
             ModelError: they cannot be read after all.
@@ -92,8 +107,17 @@ class _Native:
     def shard(self, rank: int, size: int) -> Shard:
         return Shard(self._config, rank, size)
 
-    def load(self, device: str, progress: Progress | None = None, group: Group = ALONE) -> Model:
-        return build(self._checkpoint, self._config, self.dtype, device, progress, group)
+    def bytes_as(self, itemsize: int, quant: str | None) -> int | None:
+        return weight_bytes(self._config, itemsize, quant)
+
+    def load(
+        self,
+        device: str,
+        progress: Progress | None = None,
+        quant: str | None = None,
+        group: Group = ALONE,
+    ) -> Model:
+        return build(self._checkpoint, self._config, self.dtype, device, progress, quant, group)
 
 
 class _Transformers:
@@ -119,7 +143,18 @@ class _Transformers:
             remedy="Leave --tensor-parallel out, or choose another model.",
         )
 
-    def load(self, device: str, progress: Progress | None = None, group: Group = ALONE) -> Model:
+    def bytes_as(self, itemsize: int, quant: str | None) -> int | None:
+        check_quant(quant)
+        return self.parameters * itemsize if quant is None else None
+
+    def load(
+        self,
+        device: str,
+        progress: Progress | None = None,
+        quant: str | None = None,
+        group: Group = ALONE,
+    ) -> Model:
+        del quant  # refused when the model is prepared for its kernels
         if group.size > 1:
             self.shard(group.rank, group.size)
         model = load_weights(self._source, self.dtype, device, progress)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -18,6 +19,9 @@ from agentrt.engine.parallel.ranks import Ranks
 from agentrt.engine.parallel.wire import Step
 from agentrt.errors import InternalError
 from agentrt.scheduling.plan import StepPlan, StepResult
+
+if TYPE_CHECKING:
+    from agentrt.engine.lora.batch import AdapterBatch
 
 __all__ = ["LedAttention", "LedModel", "ParallelBackend", "lead", "led_pages"]
 
@@ -99,12 +103,14 @@ class LedModel(Model):
         positions: torch.Tensor,
         attention: AttentionStep,
         rows: torch.Tensor,
+        adapters: AdapterBatch | None = None,
     ) -> torch.Tensor:
         """Run a batch on all ranks.
 
         Raises:
             EngineFault: a rank failed.
         """
+        assert adapters is None, "several ranks are refused together with adapters"
         assert isinstance(attention, _LedStep), "the step was planned on other pages"
         with self._ranks.together():
             self._ranks.tell(Step(attention.layout, len(rows)))

@@ -166,8 +166,9 @@ def _follow(channel: Channel, inbox: _Inbox) -> None:
     group.join(Path(settings.meeting), settings.seconds)
     dtype: torch.dtype = getattr(torch, settings.dtype)
     kernels = choose_kernels(settings.kernels, device.type)
-    model = load_model(settings.directory, dtype=dtype, device=settings.device, group=group)
-    prepare(model, kernels, settings.quant)
+    place, quant = settings.device, settings.quant
+    model = load_model(settings.directory, dtype=dtype, device=place, quant=quant, group=group)
+    prepare(model, kernels, quant)
     channel.send("l")
     follower = Follower(model, kernels, group)
     while (message := inbox.get())[0] != "s":
