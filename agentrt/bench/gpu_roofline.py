@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from agentrt.bench.gpu_workload import Request
 from agentrt.engine.model.config import ModelConfig
+from agentrt.engine.model.sizes import weight_bytes as kept_bytes
 
 __all__ = [
     "Rates",
@@ -31,14 +32,21 @@ class Rates:
     matrix: float
 
 
-def weight_bytes(config: ModelConfig, element: float = 2) -> int:
-    """Return the bytes of weights that a decoding step reads: all, tied tables once."""
+def weight_bytes(config: ModelConfig, element: int = 2, quant: str | None = None) -> int:
+    """Return the bytes of weights that a decoding step reads: all, tied tables once.
+
+    ``element`` is the width of those that ``quant`` does not narrow.
+    """
     table = 0 if config.tied_embeddings else config.vocab_size * config.hidden_size
-    return int((config.parameters - table) * element)
+    return kept_bytes(config, element, quant) - table * element
 
 
 def step_bytes(
-    config: ModelConfig, batch: int, context: int, element: float = 2, kv_token: int | None = None
+    config: ModelConfig,
+    batch: int,
+    context: int,
+    quant: str | None = None,
+    kv_token: int | None = None,
 ) -> int:
     """Return the bytes that a decoding step reads: weights, and ``context`` tokens a sequence.
 
@@ -46,11 +54,11 @@ def step_bytes(
         config: the model's shape.
         batch: sequences.
         context: tokens of each one, the new one included.
-        element: bytes of a weight.
+        quant: what the weights are kept as; None: bf16.
         kv_token: bytes of one token's keys and values; None: two bytes a number.
     """
     token = config.kv_bytes_per_token("bfloat16") if kv_token is None else kv_token
-    return weight_bytes(config, element) + batch * context * token
+    return weight_bytes(config, quant=quant) + batch * context * token
 
 
 def decode_seconds(config: ModelConfig, batch: int, context: int, copy: float) -> float:

@@ -105,8 +105,7 @@ def decode(lab: Lab, case: DecodeCase, profile: Kernels | None = None) -> Figure
     config = lab.model(case.model, case.quant).config
     seconds = _decode_seconds(lab, case, profile)
     token = kv_bytes_per_token(config, torch.bfloat16, case.kv_dtype)
-    element = 1.0 if case.quant else 2.0
-    read = step_bytes(config, case.batch, lab.setting.context, element, token)
+    read = step_bytes(config, case.batch, lab.setting.context, case.quant, token)
     bound = case.batch * lab.rates.copy / read
     more = {"step_milliseconds": 1e3 * seconds, "bytes": read}
     return Figure(case.batch / seconds, bound, f"{1e3 * seconds:.2f} ms a step", more)
