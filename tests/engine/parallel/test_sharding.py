@@ -135,6 +135,17 @@ class TestTwoRanks:
         torch.testing.assert_close(first, logits(alone, [3, 11]), rtol=1e-4, atol=1e-5)
         assert other.shape[1] <= first.shape[1] / 2 + 1
 
+    def test_fp8_weights_are_as_near_as_on_one(self, tiny_models, tmp_path):
+        directory = tiny_models("qwen3")
+
+        def work(group):
+            return logits(load_model(directory, quant="fp8", group=group), [11])
+
+        exact = logits(load_model(directory), [11])
+        off = (logits(load_model(directory, quant="fp8"), [11]) - exact).norm()
+        # A rank rounds with scales of its own part: no worse, and not the same.
+        assert (together(tmp_path, 2, work)[0] - exact).norm() < 1.5 * off
+
     def test_four_ranks_share_two_kv_heads(self, tiny_models, tmp_path):
         directory = tiny_models("qwen3")
         got = together(tmp_path, 4, lambda group: logits(load_model(directory, group=group), [11]))
