@@ -25,7 +25,13 @@ SLACK = 8.0
 """Seconds kept for writing and ending."""
 TESTS = 150.0
 """Seconds that the tests may take."""
-TEST_PATHS = ("tests/gpu", "tests/engine/triton", "tests/engine/test_device.py")
+TEST_PATHS = (
+    "tests/gpu",
+    "tests/engine/triton",
+    "tests/engine/test_device.py",
+    "tests/engine/test_device_equivalence.py",
+    "tests/engine/test_preempt.py",
+)
 """What has tests for CUDA; in a dry run the first, the others belong to every run of the suite."""
 START = 120.0
 """Seconds for a worker to say hello, and again to measure rates."""

@@ -7,16 +7,12 @@ import torch
 
 from tests.engine.conftest import tiny_models  # noqa: F401 - a fixture
 
-REASON = "cuda: there is no CUDA device"
-
 
 def pytest_collection_modifyitems(items):
-    """Skip what needs a device where there is none."""
-    if torch.cuda.is_available():
-        return
+    """All tests here need a device: they are skipped, or fail with ``AGENTRT_REQUIRE=cuda``."""
     for item in items:
         if "tests/gpu/" in item.path.as_posix():
-            item.add_marker(pytest.mark.skip(reason=REASON))
+            item.add_marker(pytest.mark.requires_cuda)
 
 
 @pytest.fixture
