@@ -28,8 +28,8 @@ def sample(pieces: Sequence[SeqSlice], turns: Sequence[Turn], logits: torch.Tens
         logits: fp32 ``[rows, vocab]``: each slice's newest token, then its draft, in order.
     """
     # The same rules as of lanes, where there is nothing that lanes are for.
-    if len(logits) == len(pieces) and all([turn.plain for turn in turns]):
-        if all([turn.greedy for turn in turns]):
+    if len(logits) == len(pieces) and all(turn.plain for turn in turns):
+        if all(turn.greedy for turn in turns):
             found = _best(pieces, turns, logits)
             if found is not None:
                 return found

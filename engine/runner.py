@@ -316,7 +316,7 @@ class TorchBackend(TurnBackend):
         starts = [piece.start for piece in pieces]
         if starts != [turn.length - 1 for turn in turns]:
             return False
-        if not all([piece.sample for piece in pieces]):
+        if not all(piece.sample for piece in pieces):
             return False
         self._tokens[: len(turns)] = [turn.newest for turn in turns]
         self._positions[: len(turns)] = starts
