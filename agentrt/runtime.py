@@ -54,6 +54,10 @@ LARGEST_DEFAULT_POOL = 131_072
 """Tokens; more is taken only when it is asked for."""
 
 
+NEWCOMER_SHARE = 0.75
+"""Share of a step's tokens that prefills under way leave to who waits, where newcomers preempt."""
+
+
 SMALLEST_DEFAULT_POOL = 2048
 """Tokens that must fit beside the weights where no size is named."""
 
@@ -95,7 +99,14 @@ class RuntimeConfig:
         trusted: lets ``auto`` fall back to plain processes. Only for work that ships with agentrt.
         tenants: weights and quotas by tenant; who is missing has weight 1 and no quota.
         draft: ``off``, ``ngram``, or ``auto``: guesses at what was read before are computed along
-            with decodes, always or where that measures faster. It changes no token.
+            with decodes, always or where that measures faster. It changes no token. ``auto`` is
+            ``off`` where steps overlap: a guess needs the token that has not been read yet.
+        graphs: ``on`` records decode steps for each batch size and launches them whole, ``off``
+            launches each operation; ``auto`` is on for CUDA. It changes no token beyond rounding.
+        overlap: ``on`` launches a decode step before the last one's tokens are read; ``auto`` is on
+            for CUDA. It changes no token; a turn that stops is seen to one step late.
+        preempt: ``on`` gives up a long prefill step when a turn comes, and lets that turn have most
+            of the next one; ``auto`` is on for CUDA, where steps are large. It changes no token.
         governor: budgets of hosts, tenants and programs for tool calls, and how they are governed.
     """
 
@@ -123,9 +134,24 @@ class RuntimeConfig:
     trusted: bool = False
     tenants: Mapping[str, TenantSettings] = field(default_factory=dict)
     draft: str = "auto"
+    graphs: str = "auto"
+    overlap: str = "auto"
+    preempt: str = "auto"
     governor: GovernorConfig = field(default_factory=GovernorConfig)
 
-    def scheduler_config(self) -> SchedulerConfig:
+    def preempts(self, device: str) -> bool:
+        """Whether long prefill steps give way on a kind of device.
+
+        Raises:
+            ConfigError: an unknown setting.
+        """
+        if self.preempt not in ("auto", "on", "off"):
+            raise ConfigError(
+                f"There is no preempt setting {self.preempt!r}.", remedy="Use auto, on or off."
+            )
+        return self.preempt == "on" or (self.preempt == "auto" and device == "cuda")
+
+    def scheduler_config(self, *, preempt: bool = False) -> SchedulerConfig:
         """Return the scheduler's part.
 
         Raises:
@@ -136,6 +162,7 @@ class RuntimeConfig:
             max_seqs=self.max_seqs,
             max_wait=self.max_wait,
             max_waiting=self.max_waiting,
+            newcomer_share=NEWCOMER_SHARE if preempt else 0.0,
         )
 
 
@@ -356,11 +383,11 @@ def _assemble(
     """Wire page cache, policy, scheduler, attention and backend into an engine."""
     from agentrt.engine.draft import make_drafter
     from agentrt.engine.engine import Engine
+    from agentrt.engine.gpu.choose import choose_steps, make_backend
     from agentrt.engine.kernels import make_attention, warm_up
     from agentrt.engine.kv import PageCache
     from agentrt.engine.observed import ObservedBackend
     from agentrt.engine.pace import PacedBackend, allowed_threads
-    from agentrt.engine.runner import TorchBackend
     from agentrt.engine.tuner import ThreadTuner
     from agentrt.tiering import make_tier, measured_costs
 
@@ -375,7 +402,9 @@ def _assemble(
         model.device,
         config.kv_dtype,
     )
-    computing = TorchBackend(model, new_attention(), rebuild=new_attention)
+    preempt = config.preempts(model.device.type)
+    mode = partial(choose_steps, config.graphs, config.overlap, model.device.type)
+    computing, steps = make_backend(model, new_attention, mode, config.max_seqs)
     if model.device.type == "cuda":
         warm_up(model, computing.attention())
     tier = make_tier(config, loaded.directory, model, computing.attention)
@@ -392,11 +421,11 @@ def _assemble(
     scheduler = Scheduler(
         kv,
         policy,
-        config.scheduler_config(),
+        config.scheduler_config(preempt=preempt),
         host=host,
         archive=None if tier is None else tier.archive,
         step_observer=costs.prefill,
-        drafter=make_drafter(config.draft, computing.foresee),
+        drafter=make_drafter(_draft(config.draft, steps.overlap), computing.foresee),
     )
     backend: TurnBackend = computing
     if config.threads is None and model.device.type == "cpu":
@@ -411,8 +440,15 @@ def _assemble(
         on_event=on_event,
         called_tool=partial(called_tool, command_name=tool_name),
         mover=tier,
+        overlap=steps.overlap,
+        preempt=preempt,
     )
     return engine, tenants
+
+
+def _draft(mode: str, overlap: bool) -> str:
+    """Return the draft mode: guesses and steps launched early exclude each other."""
+    return "off" if mode == "auto" and overlap else mode
 
 
 def _policy(config: RuntimeConfig, costs: Costs, capacity: int) -> tuple[Policy, TenantBook]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,7 +14,7 @@ from agentrt.scheduling.plan import Sample, StepPlan, StepResult
 if TYPE_CHECKING:
     from agentrt.engine.matcher import CompiledGrammar
 
-__all__ = ["EngineSample", "TokenLogprob", "TurnBackend"]
+__all__ = ["EngineSample", "StepHandle", "TokenLogprob", "TurnBackend"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +39,23 @@ class EngineSample(Sample):
     """The failure is the request's own, as of a grammar that cannot go on; nothing is broken."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class StepHandle:
+    """A step that was launched: to be handed to ``TurnBackend.wait``, once, in the order of launch.
+
+    What else it holds is its backend's own business.
+    """
+
+    plan: StepPlan
+
+
 class TurnBackend(Protocol):
-    """Runs steps for turns that were opened before. One thread calls it."""
+    """Runs steps for turns that were opened before. One thread calls it.
+
+    A backend implements ``launch`` and ``wait``. At most two steps are under way: a second one only
+    after ``follows`` has said that it may be, and then each of its slices goes on by one token
+    where the first one's slice of the same turn ends.
+    """
 
     def open(
         self,
@@ -72,14 +87,40 @@ class TurnBackend(Protocol):
         """
         ...
 
-    def run(self, plan: StepPlan) -> StepResult:
-        """Compute every slice of ``plan``; block until the samples are known.
+    @abstractmethod
+    def launch(self, plan: StepPlan) -> StepHandle:
+        """Begin to compute every slice of ``plan``; on a device, do not wait for it.
+
+        The page tables are read here, and not after.
+        """
+        ...
+
+    @abstractmethod
+    def wait(self, handle: StepHandle) -> StepResult:
+        """Block until a launched step's samples are known, and return them.
 
         ``finish`` is ``stop`` after the last forced token, after the last one of a choice and where
         a grammar lets nothing follow, and ``failed`` where the model gave no usable logits or the
         grammar cannot go on; other reasons to stop are not the backend's.
         """
         ...
+
+    def run(self, plan: StepPlan) -> StepResult:
+        """Compute every slice of ``plan``; block until the samples are known."""
+        return self.wait(self.launch(plan))
+
+    def follows(self, plan: StepPlan) -> bool:
+        """Whether the step after ``plan``, launched before, may be launched before its samples are
+        known: then nothing but these samples decides how each of its turns goes on.
+        """
+        return False
+
+    def give_up_when(self, unwanted: Callable[[], bool]) -> None:
+        """Ask from now on, while a long step is launched, whether it is still wanted.
+
+        One that is not may be given up: its result is ``abandoned``. A backend need not do so.
+        """
+        return
 
     def close(self, turn_id: str) -> None:
         """Forget a turn; unknown ids are ignored."""
@@ -89,6 +130,6 @@ class TurnBackend(Protocol):
         """Make what computes anew after a fault: no page holds anything then, no copy is under way.
 
         Turns stay open, with their tokens and the state of their sampling. No turn holds pages
-        while this runs. What it raises counts as another fault.
+        while this runs, and no step is under way. What it raises counts as another fault.
         """
         ...

@@ -101,6 +101,10 @@ class Engine:
         limits: how often the engine may start anew after faults.
         mover: carries out the scheduler's transfers, where it has a host tier; started and closed
             with the engine.
+        overlap: launch a step before the last one's tokens are read, where the backend can. It
+            changes no token.
+        preempt: give up a step of much prefill, where the backend can, when a turn comes meanwhile;
+            for schedulers that then let that turn start (``SchedulerConfig.newcomer_share``).
     """
 
     def __init__(
@@ -116,6 +120,8 @@ class Engine:
         called_tool: Callable[[str], str | None] | None = None,
         mover: PageMover | None = None,
         limits: RestartLimits | None = None,
+        overlap: bool = False,
+        preempt: bool = False,
     ) -> None:
         self._tokenizer = tokenizer
         self._eos_ids = eos_ids | (tokenizer.eos_ids if tokenizer is not None else frozenset())
@@ -129,6 +135,8 @@ class Engine:
             called_tool=called_tool,
             mover=mover,
             limits=limits,
+            overlap=overlap,
+            preempt=preempt,
         )
         self._thread: threading.Thread | None = None
         self._compiler: GrammarCompiler | None = None

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from agentrt.engine.backend import EngineSample, TurnBackend
+from agentrt.engine.backend import EngineSample, StepHandle, TurnBackend
 from agentrt.engine.choices import ChoiceCursor, ChoiceTrie, check_encoded
 from agentrt.engine.grammar import check_compiled
 from agentrt.engine.params import SamplingParams
@@ -86,6 +86,11 @@ def _allowed(mask: bytes, vocab_size: int) -> list[int]:
     return [token for token in range(vocab_size) if bits >> token & 1]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Done(StepHandle):
+    result: StepResult
+
+
 @dataclass(slots=True)
 class FakeTurnBackend(TurnBackend):
     """Deterministic tokens below ``vocab_size``. ``before`` sees each plan first and may raise.
@@ -133,7 +138,7 @@ class FakeTurnBackend(TurnBackend):
         self._check(tokens)
         self._turns[turn_id].tokens[keep:] = tokens
 
-    def run(self, plan: StepPlan) -> StepResult:
+    def launch(self, plan: StepPlan) -> StepHandle:
         """Advance every slice's prefix, sample where asked.
 
         Raises:
@@ -147,7 +152,18 @@ class FakeTurnBackend(TurnBackend):
             states = self._compute(piece)
             if piece.sample:
                 samples[piece.turn_id] = self._sample(piece, states)
-        return StepResult(samples)
+        return _Done(plan, StepResult(samples))
+
+    def wait(self, handle: StepHandle) -> StepResult:
+        """Return what launching has found."""
+        assert isinstance(handle, _Done)
+        return handle.result
+
+    def follows(self, plan: StepPlan) -> bool:
+        """Say whether all of a plan are plain decodes of turns that are free to say anything."""
+        turns = (self._turns[piece.turn_id] for piece in plan.slices)
+        decodes = all(piece.count == 1 and piece.sample for piece in plan.slices)
+        return decodes and all(turn.choices is None and turn.grammar is None for turn in turns)
 
     def _check(self, tokens: Sequence[int]) -> None:
         for token in tokens:

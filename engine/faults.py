@@ -57,6 +57,8 @@ def misfit(plan: StepPlan, result: object) -> str | None:
     """Say how a result does not fit its plan; None if it does."""
     if not isinstance(result, StepResult) or not isinstance(result.samples, Mapping):
         return f"the backend returned {type(result).__name__} for a step"
+    if result.abandoned:
+        return "the step was given up, and has samples" if result.samples else None
     planned = {piece.turn_id: piece for piece in plan.slices}
     for turn_id in result.samples:
         if turn_id not in planned:

@@ -7,16 +7,19 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from agentrt.engine.backend import EngineSample, TurnBackend
+from agentrt.engine.backend import TurnBackend
 from agentrt.engine.choices import ChoiceTrie
 from agentrt.engine.faults import Fault, FaultWatch, RestartLimits
+from agentrt.engine.flight import Flight, Landed
 from agentrt.engine.outbox import Outbox
-from agentrt.engine.output import OutputPiece, TurnOutput
+from agentrt.engine.output import TurnOutput
 from agentrt.engine.params import SamplingParams
+from agentrt.engine.readout import Readout
+from agentrt.engine.restart import Restarter
 from agentrt.engine.statistics import EngineState, EngineStatistics
-from agentrt.engine.stream import Chunk, TurnStream
+from agentrt.engine.stream import TurnStream
 from agentrt.engine.tiers.base import PageMover
 from agentrt.errors import (
     AgentRTError,
@@ -28,13 +31,10 @@ from agentrt.errors import (
 from agentrt.scheduling.plan import (
     Event,
     OpenRequest,
-    Sample,
     SchedulerProtocol,
     StepPlan,
-    StepResult,
     TurnFinished,
     TurnRequest,
-    TurnStats,
 )
 
 if TYPE_CHECKING:
@@ -50,17 +50,6 @@ _IDLE_WAIT = 1.0
 """Seconds between looks around while there is no turn at all; a command ends the wait at once."""
 _STALL_WAIT = 0.01
 """Seconds until the scheduler is asked again after it had turns but nothing to run."""
-
-
-@dataclass(slots=True, eq=False)
-class _Turn:
-    stream: TurnStream
-    output: TurnOutput
-    piece: OutputPiece | None = None
-    """What the current step added."""
-    error: str | None = None
-    said: list[str] | None = None
-    """The text so far, where the tool that it calls is to be recognised."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,7 +78,12 @@ _Call: TypeAlias = Callable[[SchedulerProtocol, float], object]
 
 
 class EngineLoop:
-    """Owns scheduler and backend. ``run`` is the thread; other public methods only post to it."""
+    """Owns scheduler and backend. ``run`` is the thread; other public methods only post to it.
+
+    ``overlap``: launch a step before the last one's tokens are read, where it can be done.
+    ``preempt``: give up a step of much prefill when a turn comes that the next step could prefill
+    whole; that one runs to its end, so that half of the steps do whatever comes.
+    """
 
     def __init__(
         self,
@@ -102,19 +96,26 @@ class EngineLoop:
         called_tool: Callable[[str], str | None] | None = None,
         mover: PageMover | None = None,
         limits: RestartLimits | None = None,
+        overlap: bool = False,
+        preempt: bool = False,
     ) -> None:
-        self._faults = FaultWatch(limits)
+        faults = FaultWatch(limits)
+        self._flight = Flight(scheduler, backend, faults, clock, early=overlap)
+        self._restarter = Restarter(scheduler, backend, mover, faults, clock)
         self._scheduler = scheduler
         self._mover = mover
-        self._called_tool = called_tool
         self._backend = backend
         self._clock = clock
         self._on_event = on_event
         self._check = check
-        self._turns: dict[str, _Turn] = {}
+        self._turns = Readout(called_tool)
         self._ahead: set[str] = set()
         self._stalled = self._busy = False
         self._restarting = False
+        self._given_up = False
+        self._weighed = 0
+        if preempt:
+            backend.give_up_when(self._unwanted)
         # Shared with other threads, under the condition's lock:
         self._changed = threading.Condition()
         self._commands: deque[_Submit | _Call] = deque()
@@ -268,16 +269,36 @@ class EngineLoop:
             if self._clock() >= deadline:
                 self._cancel_all()
         self._note_copies()
+        if self._flight or self._launch():
+            self._flight.follow()
+            self._step()
+        return True
+
+    def _launch(self) -> bool:
+        """Plan a step and launch it; False if there is nothing to run."""
         plan = self._scheduler.plan(self._clock())
         if self._mover is not None:
             self._mover.begin(plan.transfers)
         self._busy = bool(plan.slices)
         self._stalled = not self._busy
-        if plan.slices:
-            self._step(plan)
+        if self._busy:
+            self._flight.launch(plan)
         else:
             self._deliver(self._scheduler.take_events(), plan, None)
-        return True
+        return self._busy
+
+    def _unwanted(self) -> bool:
+        """Whether the step that is being launched keeps a turn waiting that could start now.
+
+        Called in the engine's thread. Each turn that came meanwhile is weighed once.
+        """
+        if self._given_up:
+            return False
+        with self._changed:
+            came = [self._commands[i] for i in range(self._weighed, len(self._commands))]
+        self._weighed += len(came)
+        turns = (command.request for command in came if isinstance(command, _Submit))
+        return any(self._scheduler.welcomes(request) for request in turns)
 
     def _note_copies(self) -> None:
         """Tell the scheduler which copies between the tiers are over."""
@@ -296,6 +317,7 @@ class EngineLoop:
                 self._changed.wait(self._idle_seconds())
             commands = list(self._commands)
             self._commands.clear()
+            self._weighed = 0
             return commands, self._deadline
 
     def _idle_seconds(self) -> float:
@@ -320,9 +342,8 @@ class EngineLoop:
         turn_id = command.request.turn_id
         refusal = self._try_open(command)
         if refusal is None:
-            hinted = self._called_tool is None or command.request.next_tool is not None
-            said: list[str] | None = None if hinted else []
-            self._turns[turn_id] = _Turn(command.stream, command.output, said=said)
+            hinted = command.request.next_tool is not None
+            self._turns.add(turn_id, command.stream, command.output, hinted=hinted)
         if not command.stream.bridge.post(command.stream.answer, refusal) and refusal is None:
             self._scheduler.cancel(turn_id, self._clock())
 
@@ -356,32 +377,28 @@ class EngineLoop:
         for turn_id in self._turns:
             self._scheduler.cancel(turn_id, self._clock())
 
-    def _step(self, plan: StepPlan) -> None:
-        started = self._clock()
-        result, fault = self._compute(plan)
-        events = self._scheduler.commit(plan, self._read(result), self._clock())
-        seconds = self._clock() - started
-        self._deliver([*events, *self._scheduler.take_events()], plan, seconds)
-        if fault is not None:
-            self._start_anew(fault)
+    def _step(self) -> None:
+        """See the oldest step that is under way to its end."""
+        landed = self._flight.land(self._turns.over)
+        self._commit(landed)
+        if landed.fault is not None:
+            while self._flight:  # turns that this fault has left alone may have got on
+                self._commit(self._flight.land(self._turns.over))
+            self._start_anew(landed.fault)
         if self._check:
             self._scheduler.check_integrity()
 
-    def _compute(self, plan: StepPlan) -> tuple[StepResult, Fault | None]:
-        """Run the backend; if it raises or returns rubbish, the step's turns fail and no other."""
-        try:
-            result = self._backend.run(plan)
-            fault = self._faults.of_result(plan, result, self._clock())
-        except Exception as error:
-            _logger.exception("A step of %d turns failed", len(plan.slices))
-            fault = Fault.of_exception(error)
-        if fault is None:
-            return result, None
-        self._figures = replace(self._figures, failed_steps=self._figures.failed_steps + 1)
-        if fault.kind == "logits":  # its turns have failed one by one
-            return result, fault
-        failed = EngineSample((), "failed", error=fault.text)
-        return StepResult({piece.turn_id: failed for piece in plan.slices}), fault
+    def _commit(self, landed: Landed) -> None:
+        if landed.fault is not None:
+            self._figures = replace(self._figures, failed_steps=self._figures.failed_steps + 1)
+        self._given_up = landed.result.abandoned
+        if self._given_up:
+            given_up = self._figures.abandoned_steps + 1
+            self._figures = replace(self._figures, abandoned_steps=given_up)
+        result = self._turns.read(landed.result, self._ahead)
+        events = self._scheduler.commit(landed.plan, result, self._clock())
+        seconds = self._flight.close(landed)
+        self._deliver([*events, *self._scheduler.take_events()], landed.plan, seconds)
 
     def _start_anew(self, fault: Fault) -> None:
         """Forget all KV and have the backend rebuilt; turns that were not in the step survive.
@@ -389,70 +406,15 @@ class EngineLoop:
         Raises:
             EngineFault: that has happened too often, or the backend could not be rebuilt.
         """
-        self._restarting = True
-        rebuilt = False
-        while not rebuilt:
+
+        def tell(fault: Fault) -> None:
             self._figures = replace(self._figures, fault=fault.text)
-            if not self._faults.restart(self._clock()):
-                raise self._faults.given_up(fault)
-            _logger.warning("The engine starts anew. %s", fault.text)
-            if self._mover is not None:
-                self._mover.halt()
-            self._scheduler.restart(self._clock())
-            try:
-                self._backend.restart()
-                if self._mover is not None:
-                    self._mover.resume()
-                rebuilt = True
-            except Exception as error:
-                _logger.exception("The backend could not be rebuilt")
-                said = f"{type(error).__name__}: {error}"
-                fault = Fault("restart", f"The backend could not be rebuilt: {said}")
+
+        self._restarting = True
+        self._restarter.restart(fault, tell)
         self._figures = replace(self._figures, restarts=self._figures.restarts + 1)
         self._restarting = False
         self._deliver(self._scheduler.take_events(), StepPlan(()), None)
-
-    def _read(self, result: StepResult) -> StepResult:
-        """Read the samples as output; what the scheduler gets says which turns have stopped."""
-        samples: dict[str, Sample] = {}
-        for turn_id, sample in result.samples.items():
-            if turn_id in self._ahead:
-                samples[turn_id] = sample
-                continue
-            turn = self._turns[turn_id]
-            if sample.finish == "failed":
-                turn.error = getattr(sample, "error", None) or "The step failed."
-            else:
-                turn.piece = self._push(turn, turn_id, sample)
-            if turn.piece is None:
-                samples[turn_id] = Sample((), "failed")
-            else:
-                finish: Literal["stop"] | None = "stop" if turn.piece.stopped else None
-                tool = sample.tool or self._recognise(turn, turn.piece)
-                samples[turn_id] = Sample(turn.piece.tokens, finish, tool)
-        return StepResult(samples)
-
-    def _recognise(self, turn: _Turn, piece: OutputPiece) -> str | None:
-        """Return the tool that a whole answer calls; None until it is whole."""
-        if turn.said is None or self._called_tool is None:
-            return None
-        turn.said.append(piece.text)
-        if not piece.stopped:
-            return None
-        try:
-            return self._called_tool("".join(turn.said))
-        except Exception:
-            _logger.exception("The tool that an answer calls could not be recognised")
-            return None
-
-    def _push(self, turn: _Turn, turn_id: str, sample: Sample) -> OutputPiece | None:
-        """Read one turn's sample; None if that turn's text cannot be made of it."""
-        try:
-            return turn.output.push(sample)
-        except Exception as error:
-            _logger.exception("The output of turn %s could not be read as text", turn_id)
-            turn.error = f"The output could not be read as text: {error!r}"
-            return None
 
     # --- handing out ----------------------------------------------------------------------------
 
@@ -469,36 +431,11 @@ class EngineLoop:
     def _collect(self, events: Sequence[Event], plan: StepPlan) -> Outbox:
         outbox = Outbox()
         for event in events:
-            if isinstance(event, TurnFinished):
-                self._finish(event.stats, outbox)
+            if isinstance(event, TurnFinished) and self._turns.finish(event.stats, outbox):
+                self._backend.close(event.stats.turn_id)
             self._tell(event)
-        for piece in plan.slices:
-            turn = self._turns.get(piece.turn_id)
-            if turn is not None and turn.piece is not None:
-                added, turn.piece = turn.piece, None
-                outbox.add(turn.stream, Chunk(added.tokens, added.text, added.logprobs))
+        self._turns.hand_out(plan, outbox)
         return outbox
-
-    def _finish(self, stats: TurnStats, outbox: Outbox) -> None:
-        turn = self._turns.pop(stats.turn_id, None)
-        if turn is None:
-            return
-        self._backend.close(stats.turn_id)
-        rest = self._rest(turn, stats.turn_id)
-        if turn.error is not None:
-            stats = replace(stats, reason="failed")
-        piece = turn.piece or OutputPiece((), "", (), False)
-        chunk = Chunk(piece.tokens, piece.text + rest, piece.logprobs, stats.reason)
-        outbox.add(turn.stream, chunk, stats, turn.error)
-
-    def _rest(self, turn: _Turn, turn_id: str) -> str:
-        """Return the text that was held back until the end."""
-        try:
-            return turn.output.finish()
-        except Exception as error:
-            _logger.exception("The end of turn %s could not be read as text", turn_id)
-            turn.error = f"The output could not be read as text: {error!r}"
-            return ""
 
     def _tell(self, event: Event) -> None:
         if self._on_event is None:
@@ -519,6 +456,7 @@ class EngineLoop:
             old,
             turns=len(self._turns),
             steps=old.steps + ran,
+            overlapped_steps=self._flight.overlapped,
             step_seconds=old.step_seconds + (seconds or 0.0),
             last_step_seconds=seconds if seconds is not None else old.last_step_seconds,
             last_step_tokens=tokens if ran else old.last_step_tokens,
@@ -534,11 +472,7 @@ class EngineLoop:
         for command in commands:
             if isinstance(command, _Submit):
                 command.stream.bridge.post(command.stream.answer, self._unavailable())
-        for turn in self._turns.values():
-            chunk = Chunk((), "", (), "failed")
-            error = f"The engine has stopped: {cause}"
-            turn.stream.bridge.post(turn.stream.feed, chunk, None, error)
+        self._turns.give_up(f"The engine has stopped: {cause}")
         self._figures = replace(self._figures, turns=0)
-        self._turns.clear()
         if self._mover is not None:
             self._mover.close(save=state == "closed")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-from agentrt.engine.backend import TurnBackend
+from agentrt.engine.backend import StepHandle, TurnBackend
 from agentrt.engine.choices import ChoiceTrie
 from agentrt.engine.params import SamplingParams
 from agentrt.scheduling.plan import StepPlan, StepResult
@@ -41,9 +43,21 @@ class ForwardingBackend(TurnBackend):
         """Replace the end of a prompt. See ``TurnBackend.revise``."""
         self._inner.revise(turn_id, keep, tokens)
 
-    def run(self, plan: StepPlan) -> StepResult:
-        """Compute every slice of ``plan``. See ``TurnBackend.run``."""
-        return self._inner.run(plan)
+    def launch(self, plan: StepPlan) -> StepHandle:
+        """Begin to compute every slice of ``plan``. See ``TurnBackend.launch``."""
+        return self._inner.launch(plan)
+
+    def wait(self, handle: StepHandle) -> StepResult:
+        """Block until the samples are known. See ``TurnBackend.wait``."""
+        return self._inner.wait(handle)
+
+    def follows(self, plan: StepPlan) -> bool:
+        """Whether the next step may be launched early. See ``TurnBackend.follows``."""
+        return self._inner.follows(plan)
+
+    def give_up_when(self, unwanted: Callable[[], bool]) -> None:
+        """Ask whether long steps are still wanted. See ``TurnBackend.give_up_when``."""
+        self._inner.give_up_when(unwanted)
 
     def close(self, turn_id: str) -> None:
         """Forget a turn. See ``TurnBackend.close``."""
@@ -55,16 +69,26 @@ class ForwardingBackend(TurnBackend):
 
 
 class ObservedBackend(ForwardingBackend):
-    """Tells of every step."""
+    """Tells of every step. One that was launched early begins, as told, where the last one ends."""
 
     def __init__(self, inner: TurnBackend, on_step: OnStep, clock: Callable[[], float]) -> None:
         super().__init__(inner)
         self._on_step = on_step
         self._clock = clock
+        self._launched: deque[float] = deque()
+        self._ended = -math.inf
 
-    def run(self, plan: StepPlan) -> StepResult:
-        """Compute every slice of ``plan``. See ``TurnBackend.run``."""
+    def launch(self, plan: StepPlan) -> StepHandle:
+        """Begin to compute every slice of ``plan``. See ``TurnBackend.launch``."""
         start = self._clock()
-        result = self._inner.run(plan)
-        self._on_step(plan, start, self._clock())
+        handle = self._inner.launch(plan)
+        self._launched.append(start)
+        return handle
+
+    def wait(self, handle: StepHandle) -> StepResult:
+        """Block until the samples are known. See ``TurnBackend.wait``."""
+        start = max(self._launched.popleft(), self._ended)
+        result = self._inner.wait(handle)
+        self._ended = self._clock()
+        self._on_step(handle.plan, start, self._ended)
         return result

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import math
 import os
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
-from agentrt.engine.backend import TurnBackend
+from agentrt.engine.backend import StepHandle, TurnBackend
 from agentrt.engine.observed import ForwardingBackend
 from agentrt.engine.tuner import ThreadTuner
 from agentrt.scheduling.plan import StepPlan, StepResult
@@ -89,14 +90,24 @@ class PacedBackend(ForwardingBackend):
         self._tuner = tuner
         self._clock = clock
         self._set = 0
+        self._spent: deque[float] = deque()
+        """Seconds that launching took, of each step that is under way."""
 
-    def run(self, plan: StepPlan) -> StepResult:
-        """Compute every slice of ``plan``. See ``TurnBackend.run``."""
+    def launch(self, plan: StepPlan) -> StepHandle:
+        """Begin to compute every slice of ``plan``. See ``TurnBackend.launch``."""
         self._apply(self._tuner.threads)
         start = self._clock()
-        result = self._inner.run(plan)
-        context = sum(piece.start + piece.count for piece in plan.slices)
-        self._tuner.observe(plan.tokens, context, self._clock() - start)
+        handle = self._inner.launch(plan)
+        self._spent.append(self._clock() - start)
+        return handle
+
+    def wait(self, handle: StepHandle) -> StepResult:
+        """Block until the samples are known. See ``TurnBackend.wait``."""
+        spent, start = self._spent.popleft(), self._clock()
+        result = self._inner.wait(handle)
+        spent += self._clock() - start
+        context = sum(piece.start + piece.count for piece in handle.plan.slices)
+        self._tuner.observe(handle.plan.tokens, context, spent)
         return result
 
     def _apply(self, threads: int) -> None:

@@ -111,6 +111,11 @@ class SamplingParams:
         return self.temperature == 0
 
     @property
+    def cuts(self) -> bool:
+        """Whether some tokens are too unlikely to be drawn."""
+        return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
+
+    @property
     def penalised(self) -> bool:
         """Whether the tokens so far change the logits."""
         return (

@@ -7,25 +7,26 @@ and its output so far are computed once more from the same tokens.
 
 from __future__ import annotations
 
-import logging
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from agentrt.engine.attention.base import Attention, BatchLayout, SliceLayout
-from agentrt.engine.backend import EngineSample, TurnBackend
+from agentrt.engine.attention.preempt import Probe, StepAbandoned, preemptible
+from agentrt.engine.backend import StepHandle, TurnBackend
 from agentrt.engine.choices import ChoiceTrie, check_encoded
 from agentrt.engine.grammar import check_compiled
+from agentrt.engine.lanes import sample
 from agentrt.engine.model.base import Model
 from agentrt.engine.params import SamplingParams
-from agentrt.engine.sampling import Draw, GrammarState, TurnSampling, draw_tokens
+from agentrt.engine.sampling import GrammarState, TurnSampling
+from agentrt.engine.turn import Ids, Turn
 from agentrt.errors import InternalError, InvalidRequest
-from agentrt.scheduling.plan import Sample, SeqSlice, StepPlan, StepResult
+from agentrt.scheduling.plan import StepPlan, StepResult
 
 if TYPE_CHECKING:
     from agentrt.engine.masks import MaskTimes, MaskWorker
@@ -33,65 +34,22 @@ if TYPE_CHECKING:
 
 __all__ = ["TorchBackend"]
 
-_logger = logging.getLogger(__name__)
-_Ids = NDArray[np.int64]
+LONG = 128
+"""Tokens of prefill from which on a step is worth giving up."""
 
 
 def _draw_seed() -> int:
     return secrets.randbits(63)
 
 
-@dataclass(slots=True, eq=False)
-class _Turn:
-    """``ids[:length]`` are the turn's tokens so far: the prompt, then the output."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Computed(StepHandle):
+    logits: torch.Tensor
 
-    ids: _Ids
-    length: int
-    prompt: int
-    sampling: TurnSampling
-    forced: _Ids | None
-    plain: bool = False
-    """Whether nothing but its own row of logits decides a token, and no token ends the turn."""
 
-    def append(self, token: int) -> None:
-        if self.length == len(self.ids):
-            self.ids = np.concatenate((self.ids, np.empty_like(self.ids)))
-        self.ids[self.length] = token
-        self.length += 1
-
-    def revise(self, keep: int, added: _Ids) -> None:
-        end = keep + len(added)
-        if end > len(self.ids):
-            self.ids = np.concatenate((self.ids[:keep], np.empty(end, np.int64)))
-        self.ids[keep:end] = added
-        self.length = self.prompt = end
-
-    @property
-    def must(self) -> int | None:
-        """The token that comes next whatever the logits say."""
-        if self.forced is not None:
-            return int(self.forced[self.length - self.prompt])
-        return None if self.sampling.choices is None else self.sampling.choices.only
-
-    def look_ahead(self, draft: Sequence[int]) -> None:
-        """Have the grammar compute what a draft needs, while the model computes the draft."""
-        if self.sampling.grammar is not None:
-            self.sampling.grammar.look_ahead(draft)
-
-    def foresee(self, guess: Sequence[int]) -> Sequence[int]:
-        """Return what comes next whatever the logits say, else as much of a guess as may come."""
-        for limit in (self.sampling.choices, self.sampling.grammar):
-            if limit is not None:
-                return limit.foresee(guess)
-        return guess
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether every forced token, one of the choices, or all that the grammar lets has come."""
-        if self.forced is not None:
-            return self.length - self.prompt >= len(self.forced)
-        limits = (self.sampling.choices, self.sampling.grammar)
-        return any(limit is not None and limit.done for limit in limits)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Abandoned(StepHandle):
+    """A step that was given up while it was being launched."""
 
 
 class TorchBackend(TurnBackend):
@@ -109,18 +67,19 @@ class TorchBackend(TurnBackend):
         model: Model,
         attention: Attention,
         *,
-        draw_seed: Callable[[], int] = _draw_seed,
+        draw_seed: Callable[[], int] | None = None,
         rebuild: Callable[[], Attention] | None = None,
     ) -> None:
         self._model = model
         self._attention: Attention | None = attention
         self._rebuild = rebuild
-        self._draw_seed = draw_seed
+        self._draw_seed = draw_seed or _draw_seed
         self._vocab_size = model.config.vocab_size
-        self._turns: dict[str, _Turn] = {}
+        self._turns: dict[str, Turn] = {}
         self._masks: MaskWorker | None = None
-        self._tokens: _Ids = np.empty(0, np.int64)
-        self._positions: _Ids = np.empty(0, np.int64)
+        self._unwanted: Callable[[], bool] | None = None
+        self._tokens: Ids = np.empty(0, np.int64)
+        self._positions: Ids = np.empty(0, np.int64)
 
     @property
     def open_turns(self) -> int:
@@ -159,7 +118,7 @@ class TorchBackend(TurnBackend):
             None if grammar is None else self._follow(grammar),
         )
         plain = recorded is None and state.memoryless
-        self._turns[turn_id] = _Turn(ids, len(ids), len(ids), state, recorded, plain)
+        self._turns[turn_id] = Turn(ids, len(ids), len(ids), state, recorded, plain)
 
     def revise(self, turn_id: str, keep: int, tokens: Sequence[int]) -> None:
         """Replace the end of a prompt; see :class:`~agentrt.engine.backend.TurnBackend`.
@@ -173,6 +132,10 @@ class TorchBackend(TurnBackend):
     def close(self, turn_id: str) -> None:
         """Forget a turn; unknown ids are ignored."""
         self._turns.pop(turn_id, None)
+
+    def give_up_when(self, unwanted: Callable[[], bool]) -> None:
+        """Give steps of much prefill up between two layers, where they are ``unwanted`` by then."""
+        self._unwanted = unwanted
 
     def foresee(self, turn_id: str, guess: Sequence[int]) -> Sequence[int]:
         """Return what choices or grammar say comes next, else as much of a guess as they allow."""
@@ -191,7 +154,6 @@ class TorchBackend(TurnBackend):
             self._masks = MaskWorker(self._vocab_size, self._model.device)
         return GrammarTurn(grammar, self._masks)
 
-    @torch.inference_mode()
     def attention(self) -> Attention:
         """Return what owns the pages now.
 
@@ -219,7 +181,7 @@ class TorchBackend(TurnBackend):
         if not bool(logits.isfinite().any()):
             raise InternalError("The model gives no usable logits for a single token.")
 
-    def _checked(self, name: str, tokens: Sequence[int], *, empty: bool = False) -> _Ids:
+    def _checked(self, name: str, tokens: Sequence[int], *, empty: bool = False) -> Ids:
         if not len(tokens):
             if empty:
                 return np.empty(0, np.int64)
@@ -234,8 +196,8 @@ class TorchBackend(TurnBackend):
         return ids.astype(np.int64)
 
     @torch.inference_mode()
-    def run(self, plan: StepPlan) -> StepResult:
-        """Compute every slice of ``plan``; see :class:`~agentrt.engine.backend.TurnBackend`.
+    def launch(self, plan: StepPlan) -> StepHandle:
+        """Begin to compute every slice; see :class:`~agentrt.engine.backend.TurnBackend`.
 
         Raises:
             InternalError: the plan does not fit the turns' tokens, or asks for repetitions.
@@ -246,24 +208,45 @@ class TorchBackend(TurnBackend):
         layout = BatchLayout(
             tuple(SliceLayout(piece.start, piece.count, piece.pages) for piece in plan.slices)
         )
-        logits = self._forward(
-            self._tokens[: plan.tokens], self._positions[: plan.tokens], layout, rows
-        )
-        return self._sample([piece for piece in plan.slices if piece.sample], logits)
+        tokens, positions = self._tokens[: plan.tokens], self._positions[: plan.tokens]
+        unwanted = self._unwanted if plan.tokens - len(plan.slices) >= LONG else None
+        try:
+            return _Computed(plan, self._forward(tokens, positions, layout, rows, unwanted))
+        except StepAbandoned:
+            return _Abandoned(plan)
+
+    @torch.inference_mode()
+    def wait(self, handle: StepHandle) -> StepResult:
+        """Draw the next tokens; see :class:`~agentrt.engine.backend.TurnBackend`."""
+        if isinstance(handle, _Abandoned):
+            return StepResult(abandoned=True)
+        if not isinstance(handle, _Computed):
+            raise InternalError(f"{type(handle).__name__} is no step of this backend.")
+        pieces = [piece for piece in handle.plan.slices if piece.sample]
+        return sample(pieces, [self._turns[piece.turn_id] for piece in pieces], handle.logits)
 
     def _forward(
-        self, tokens: _Ids, positions: _Ids, layout: BatchLayout, rows: list[int]
+        self,
+        tokens: Ids,
+        positions: Ids,
+        layout: BatchLayout,
+        rows: list[int],
+        unwanted: Callable[[], bool] | None = None,
     ) -> torch.Tensor:
         """Compute the logits of ``rows``, ``[rows, vocab]``.
 
         Raises:
             InternalError: there are no pages since a restart failed, or what came is misshapen.
+            StepAbandoned: the step has become ``unwanted``.
         """
-        attention, device = self.attention(), self._model.device
+        device = self._model.device
+        step = self.attention().plan(layout)
+        if unwanted is not None:
+            step = preemptible(step, Probe(unwanted, device))
         logits = self._model.forward(
             torch.from_numpy(tokens).to(device),
             torch.from_numpy(positions).to(device),
-            attention.plan(layout),
+            step,
             torch.tensor(rows, dtype=torch.int64, device=device),
         )
         if logits.shape != (len(rows), self._vocab_size):
@@ -307,129 +290,3 @@ class TorchBackend(TurnBackend):
                 rows.extend(range(last - 1 - drafted, last))
             first = last
         return rows
-
-    def _sample(self, pieces: Sequence[SeqSlice], logits: torch.Tensor) -> StepResult:
-        turns = [self._turns[piece.turn_id] for piece in pieces]
-        # The same rules as of lanes, where there is nothing that lanes are for.
-        if len(logits) == len(pieces) and all(turn.plain for turn in turns):
-            draws = draw_tokens(
-                logits,
-                [turn.sampling for turn in turns],
-                [turn.length for turn in turns],
-                [None] * len(turns),
-            )
-            if all(draw.token is not None for draw in draws):
-                return _taken(pieces, turns, draws)
-        return self._by_lanes(pieces, logits)
-
-    def _by_lanes(self, pieces: Sequence[SeqSlice], logits: torch.Tensor) -> StepResult:
-        lanes: list[_Lane] = []
-        rows = 0
-        for piece in pieces:
-            lanes.append(_Lane(piece.turn_id, self._turns[piece.turn_id], piece.draft, rows))
-            rows += 1 + len(piece.draft)
-        going = [lane for lane in lanes if not lane.stuck()]
-        while going:
-            _draw(going, logits)
-            going = [lane for lane in going if lane.take()]
-        return StepResult({lane.turn_id: lane.sample() for lane in lanes})
-
-
-def _taken(pieces: Sequence[SeqSlice], turns: Sequence[_Turn], draws: Sequence[Draw]) -> StepResult:
-    """Make each draw its turn's token: all of most steps, at a fraction of what lanes cost."""
-    samples: dict[str, Sample] = {}
-    for piece, turn, draw in zip(pieces, turns, draws, strict=True):
-        token = cast("int", draw.token)
-        turn.append(token)
-        logprobs = () if draw.logprob is None else (draw.logprob,)
-        samples[piece.turn_id] = EngineSample((token,), logprobs=logprobs)
-    return StepResult(samples)
-
-
-@dataclass(slots=True, eq=False)
-class _Lane:
-    """One slice's rows of logits, from ``first`` on: the newest token's, then its draft's.
-
-    Tokens are drawn one after another, each as it would be without a draft, for as long as the
-    token that was drawn is the one that the next row was computed for.
-    """
-
-    turn_id: str
-    turn: _Turn
-    draft: Sequence[int]
-    first: int
-    draws: list[Draw] = field(default_factory=list)
-    taken: int = 0
-    finish: Literal["stop", "failed"] | None = None
-    error: str | None = None
-    own: bool = False
-
-    def rows(self) -> range:
-        """Return the rows to draw from now: all at once where no draw has a part in the next."""
-        if self.taken < len(self.draws):
-            return range(0)
-        begin = self.first + self.taken
-        alone = self.turn.sampling.memoryless and self.turn.forced is None
-        return range(begin, self.first + 1 + len(self.draft) if alone else begin + 1)
-
-    def take(self) -> bool:
-        """Make the next drawn token the turn's; say whether one more may be drawn."""
-        draw, turn = self.draws[self.taken], self.turn
-        if draw.token is None:
-            if not self.taken:
-                self._fail(
-                    f"The model gave no usable logits at position {turn.length} (NaN or infinity)."
-                )
-            return False  # what was drawn before it is good; the next step meets it first
-        turn.append(draw.token)
-        turn.sampling.note(draw.token)
-        self.taken += 1
-        if turn.exhausted:
-            self.finish = "stop"
-        came_true = self.taken <= len(self.draft) and draw.token == self.draft[self.taken - 1]
-        return came_true and self.finish is None and not self.stuck()
-
-    def stuck(self) -> bool:
-        """Say whether the turn's grammar leaves no token to draw; it then fails, unless it has one.
-
-        A turn that got a token in this step meets the same error in the next one.
-        """
-        grammar = self.turn.sampling.grammar
-        error = None if grammar is None or self.turn.exhausted else grammar.error
-        if error is not None and not self.taken:
-            self._fail(f"The output's grammar cannot go on at position {self.turn.length}: {error}")
-            self.own = True
-        return error is not None
-
-    def sample(self) -> EngineSample:
-        """Return what came out; have the grammar begin with what the next step needs."""
-        if self.turn.sampling.grammar is not None and self.finish is None:
-            self.turn.sampling.grammar.look_ahead()
-        draws = self.draws[: self.taken]
-        return EngineSample(
-            tuple([draw.token for draw in draws if draw.token is not None]),
-            self.finish,
-            logprobs=tuple([draw.logprob for draw in draws if draw.logprob is not None]),
-            error=self.error,
-            own=self.own,
-        )
-
-    def _fail(self, error: str) -> None:
-        _logger.error("Turn %s failed: %s", self.turn_id, error)
-        self.finish, self.error = "failed", error
-
-
-def _draw(lanes: Sequence[_Lane], logits: torch.Tensor) -> None:
-    """Draw what the lanes need next, all in one go."""
-    asked = [(lane, row) for lane in lanes for row in lane.rows()]
-    if not asked:
-        return
-    rows = [row for _, row in asked]
-    draws = draw_tokens(
-        logits if len(rows) == len(logits) else logits[rows],
-        [lane.turn.sampling for lane, _ in asked],
-        [lane.turn.length + row - lane.first - lane.taken for lane, row in asked],
-        [lane.turn.must for lane, _ in asked],
-    )
-    for (lane, _), draw in zip(asked, draws, strict=True):
-        lane.draws.append(draw)

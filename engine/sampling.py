@@ -1,8 +1,9 @@
-"""Choosing the next token of every row of a batch of logits.
+"""Choosing the next token of every row of a batch of logits, by each turn's own rules.
 
 Randomness is counter-based: the one number that a draw needs is a function of the request's seed
 and the position of the drawn token, and of nothing else. So a request's output does not depend on
-what else was in the batch, on how its prompt was cut into chunks, or on being preempted.
+what else was in the batch, on how its prompt was cut into chunks, or on being preempted. Drawing
+itself is in ``draws.py``, which sampling on a device shares.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from agentrt.engine.backend import TokenLogprob
 from agentrt.engine.choices import ChoiceCursor, ChoiceTrie
+from agentrt.engine.draws import Cuts, best_tokens, drawn_tokens, uniforms
 from agentrt.engine.params import MAX_LOGPROBS, SamplingParams
 
 __all__ = [
@@ -26,25 +28,10 @@ __all__ = [
     "TokenLogprob",
     "TurnSampling",
     "draw_tokens",
-    "uniform",
+    "make_cuts",
 ]
 
 _MASK = 2**64 - 1
-_GOLDEN = 0x9E3779B97F4A7C15
-
-
-def _mix(word: int) -> int:
-    """Scramble 64 bits so that every input bit moves about half of the output bits (splitmix64)."""
-    word = ((word ^ (word >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) & _MASK
-    return word ^ (word >> 31)
-
-
-def uniform(seed: int, position: int) -> float:
-    """Return the number in [0, 1) that ``seed`` has at ``position``."""
-    stream = _mix((seed + _GOLDEN) & _MASK)
-    # 52 bits: the product with any sum of weights then rounds to less than that sum.
-    return (_mix((stream + (position + 1) * _GOLDEN) & _MASK) >> 12) / 2.0**52
 
 
 class GrammarState(Protocol):
@@ -184,9 +171,8 @@ def draw_tokens(
         positions: the position in its turn that each row's token will have.
         forced: the token that must come out whatever the logits say, or None.
     """
-    # As NaN wins in max, one pass gives the greedy tokens and tells which rows are usable.
-    best, greedy = logits.max(dim=1)
-    usable = torch.isfinite(best).tolist()
+    greedy, good = best_tokens(logits)
+    usable = good.tolist()
     tokens: list[int] = greedy.tolist()
     for row, must in enumerate(forced):
         if must is not None:
@@ -224,80 +210,52 @@ def _redraw(
             tokens[row] = token
     if drawn:
         chosen = [rows[i] for i in drawn]
-        params = [turns[row].params for row in chosen]
-        numbers = [uniform(turns[row].seed, positions[row]) for row in chosen]
-        weights = token_weights(work if len(drawn) == len(rows) else work[drawn], params)
-        for row, token in zip(chosen, _invert(weights, numbers), strict=True):
-            tokens[row] = token
+        _draw(
+            work if len(drawn) == len(rows) else work[drawn],
+            [turns[row] for row in chosen],
+            [positions[row] for row in chosen],
+            chosen,
+            tokens,
+        )
 
 
-def token_weights(logits: Tensor, params: Sequence[SamplingParams]) -> Tensor:
-    """Return unnormalised probabilities float32 [rows, vocab] after temperature and cuts.
-
-    The most likely token has weight 1 and is never cut. ``logits``, penalised, is overwritten.
-    """
-    # A temperature that float32 rounds to 0 would make 0 / 0 of the best token.
-    temperature = _column(logits, [p.temperature for p in params]).clamp_(min=1e-30)
-    logits.sub_(logits.amax(dim=1, keepdim=True)).div_(temperature)
-    if any(p.top_k for p in params):
-        _cut_top_k(logits, [p.top_k for p in params])
-    if any(p.top_p < 1 for p in params):
-        _cut_top_p(logits, [p.top_p for p in params])
-    weights = logits.exp_()
-    if any(p.min_p > 0 for p in params):
-        weights.masked_fill_(weights < _column(weights, [p.min_p for p in params]), 0)
-    return weights
-
-
-def _column(like: Tensor, values: Sequence[float]) -> Tensor:
-    return torch.tensor(values, dtype=like.dtype, device=like.device).unsqueeze(1)
-
-
-def _cut_top_k(logits: Tensor, top_k: Sequence[int]) -> None:
-    """Mask what is less likely than a row's k-th most likely token; equals of it stay."""
-    vocab = logits.shape[1]
-    wanted = [min(k, vocab) or vocab for k in top_k]
-    rows = [row for row, k in enumerate(wanted) if k < vocab]
-    if not rows:
-        return
-    most = max(wanted[row] for row in rows)
-    best = logits[rows].topk(most, dim=1).values
-    column = torch.tensor([wanted[row] - 1 for row in rows], device=logits.device).unsqueeze(1)
-    floor = torch.full((len(wanted), 1), -torch.inf, dtype=logits.dtype, device=logits.device)
-    floor[rows] = best.gather(1, column)
-    logits.masked_fill_(logits < floor, -torch.inf)
+def _draw(
+    logits: Tensor,
+    turns: Sequence[TurnSampling],
+    positions: Sequence[int],
+    rows: Sequence[int],
+    tokens: list[int],
+) -> None:
+    """Draw a token for each of ``logits`` (overwritten) and put it into ``tokens`` at its row."""
+    seeds = np.array([turn.seed & _MASK for turn in turns], np.uint64)
+    numbers = torch.from_numpy(uniforms(seeds, np.array(positions, np.int64))).to(logits.device)
+    cut = [i for i, turn in enumerate(turns) if turn.params.cuts]
+    whole = [i for i, turn in enumerate(turns) if not turn.params.cuts]
+    # Cuts take a multiple of the time of a draw: who asks for none does not pay for them.
+    for group in (cut, whole):
+        if group:
+            params = [turns[i].params for i in group]
+            part = logits if len(group) == len(turns) else logits[group]
+            temperature = _column(part, [p.temperature for p in params], torch.float32)
+            cuts = make_cuts(params, part) if group is cut else None
+            drawn = drawn_tokens(part, numbers[group], temperature, cuts).tolist()
+            for i, token in zip(group, drawn, strict=True):
+                tokens[rows[i]] = token
 
 
-def _cut_top_p(logits: Tensor, top_p: Sequence[float]) -> None:
-    """Mask what comes after a row's most likely tokens reached ``top_p``; equals of the last stay.
-
-    The threshold is a logit, so the result does not depend on how a sort orders equal tokens.
-    """
-    rows = [row for row, p in enumerate(top_p) if p < 1]
-    picked = logits if len(rows) == len(top_p) else logits[rows]
-    ascending = _sorted(picked)
-    sums = ascending.exp().cumsum(dim=1, dtype=torch.float64)
-    # What may go has a mass of 1 - top_p at most; the first token beyond it is the last one kept.
-    share = torch.tensor([1 - top_p[row] for row in rows], dtype=sums.dtype, device=sums.device)
-    last = torch.searchsorted(sums, (sums[:, -1] * share).unsqueeze(1), right=True)
-    floor = torch.full((len(top_p), 1), -torch.inf, dtype=logits.dtype, device=logits.device)
-    floor[rows] = ascending.gather(1, last.clamp_(max=ascending.shape[1] - 1))
-    logits.masked_fill_(logits < floor, -torch.inf)
+def make_cuts(params: Sequence[SamplingParams], like: Tensor) -> Cuts:
+    """Return the cuts of rows by their parameters, on the device of ``like``."""
+    return Cuts(
+        _column(like, [p.top_k for p in params], torch.int64),
+        _column(like, [1 - p.top_p for p in params], torch.float64),
+        _column(like, [p.min_p for p in params], torch.float32),
+        most=max(p.top_k for p in params),
+        by_mass=any(p.top_p < 1 for p in params),
+    )
 
 
-def _sorted(rows: Tensor) -> Tensor:
-    """Return each row in ascending order. On CPU, numpy's sort takes a fraction of torch's time."""
-    if rows.device.type == "cpu":
-        return torch.from_numpy(np.sort(rows.numpy(), axis=1))
-    return rows.sort(dim=1).values
-
-
-def _invert(weights: Tensor, numbers: Sequence[float]) -> list[int]:
-    """Return, a row, the first token whose cumulative weight exceeds ``number`` of the whole."""
-    sums = weights.cumsum(dim=1, dtype=torch.float64)
-    targets = torch.tensor(numbers, dtype=torch.float64, device=weights.device) * sums[:, -1]
-    found: list[int] = torch.searchsorted(sums, targets.unsqueeze(1), right=True)[:, 0].tolist()
-    return found
+def _column(like: Tensor, values: Sequence[float], dtype: torch.dtype) -> Tensor:
+    return torch.tensor(values, dtype=dtype, device=like.device).unsqueeze(1)
 
 
 def _logprobs(

@@ -22,8 +22,12 @@ class EngineStatistics:
     turns: int = 0
     """Turns taken and not ended: waiting or running."""
     steps: int = 0
+    overlapped_steps: int = 0
+    """Steps that were launched before the tokens of the one before them were read."""
+    abandoned_steps: int = 0
+    """Steps of much prefill that were given up for a turn that had come meanwhile."""
     step_seconds: float = 0.0
-    """All steps: run and commit."""
+    """All steps: run and commit. One that was launched early begins where the last one ends."""
     last_step_seconds: float = 0.0
     last_step_tokens: int = 0
     failed_steps: int = 0

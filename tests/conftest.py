@@ -43,6 +43,7 @@ def missing(name: str) -> str:
         "bpf": _bpf,
         "scx": _scx,
         "native": _native,
+        "cuda": _cuda,
     }
     return checks[name]()
 
@@ -72,6 +73,12 @@ def _native() -> str:
     except NativeUnavailable as error:
         return str(error)
     return ""
+
+
+def _cuda() -> str:
+    import torch
+
+    return "" if torch.cuda.is_available() else "there is no CUDA device"
 
 
 def _root() -> str:

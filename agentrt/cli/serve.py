@@ -102,6 +102,22 @@ def command(
         str,
         typer.Option("--draft", help="Guess tokens from what was read: auto, ngram or off."),
     ] = "auto",
+    graphs: Annotated[
+        str,
+        typer.Option("--graphs", help="Record decode steps: auto (on for CUDA), on or off."),
+    ] = "auto",
+    overlap: Annotated[
+        str,
+        typer.Option(
+            "--overlap", help="Launch a step before the last is read: auto (on for CUDA), on, off."
+        ),
+    ] = "auto",
+    preempt: Annotated[
+        str,
+        typer.Option(
+            "--preempt", help="A long prefill gives way to who comes: auto (on for CUDA), on, off."
+        ),
+    ] = "auto",
     api_keys: Annotated[
         Path | None,
         typer.Option("--api-keys", metavar="FILE", help="Lines 'KEY TENANT'; default: no keys."),
@@ -172,6 +188,9 @@ def command(
         attention=attention,
         quant=quant,
         draft=draft,
+        graphs=graphs,
+        overlap=overlap,
+        preempt=preempt,
         tenants=_tenants(config_file),
         sandbox=_kind(sandbox),
         image=image,

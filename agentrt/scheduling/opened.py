@@ -120,10 +120,22 @@ class OpenTurns:
                 budget -= piece.count
                 seats -= 1
 
+    def due(self) -> bool:
+        """Whether something is left to be computed of an open turn."""
+        return any(
+            not turn.broken and turn.computed < self._whole(turn) for turn in self._open.values()
+        )
+
+    def _whole(self, turn: _Open) -> int:
+        """Return how many tokens can be computed ahead: whole pages.
+
+        Of the newest token only the sealed turn computes anything: it has to sample from it.
+        """
+        page = self._kv.page_size
+        return (len(turn.request.tokens) - 1) // page * page
+
     def _piece(self, turn: _Open, budget: int, spare: int, now: float) -> SeqSlice | None:
-        tokens, page = turn.request.tokens, self._kv.page_size
-        # Of the newest token only the sealed turn computes anything: it has to sample from it.
-        whole = (len(tokens) - 1) // page * page
+        page, whole = self._kv.page_size, self._whole(turn)
         if turn.broken or turn.computed >= whole:
             return None
         lease = turn.lease or self._start(turn, whole // page, now)

@@ -163,9 +163,14 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """Samples by turn id, one for every slice planned with ``sample=True``."""
+    """Samples by turn id, one for every slice planned with ``sample=True``.
+
+    ``abandoned``: the step was given up, there are no samples, and none of its tokens counts; what
+    it has written to pages is written anew before anything reads it.
+    """
 
     samples: Mapping[str, Sample] = field(default_factory=dict)
+    abandoned: bool = False
 
 
 class Backend(Protocol):
@@ -330,8 +335,25 @@ class SchedulerProtocol(Protocol):
         """Decide the next step. An empty plan means that there is nothing to run at ``now``."""
         ...
 
+    def follow(self, plan: StepPlan, now: float) -> StepPlan | None:
+        """Decide the step after ``plan``, which is under way alone, before its result is known.
+
+        Each slice goes on by the token that the same turn's slice in ``plan`` samples. None where
+        anything else is to be decided: ``plan`` is to be committed then, and the next one planned.
+        Else both are under way, to be committed in their order; a turn that ends in ``plan`` all
+        the same ends for everybody else when the second step is committed, without output of it.
+        """
+        ...
+
     def commit(self, plan: StepPlan, result: StepResult, now: float) -> list[Event]:
         """Account for a step that was run; ``now`` is the time at which it ended."""
+        ...
+
+    def welcomes(self, request: TurnRequest) -> bool:
+        """Whether a turn, not handed in yet, would be prefilled within the very next step.
+
+        A driver may then give up a long step that is under way (``StepResult.abandoned``).
+        """
         ...
 
     def cancel(self, turn_id: str, now: float) -> bool:

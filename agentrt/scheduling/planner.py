@@ -9,7 +9,7 @@ from contextlib import closing
 from agentrt.errors import InternalError
 from agentrt.scheduling.book import Book
 from agentrt.scheduling.drafting import DraftDesk
-from agentrt.scheduling.plan import SeqSlice, TurnAdmitted, TurnPreempted
+from agentrt.scheduling.plan import SeqSlice, TokenSource, TurnAdmitted, TurnPreempted
 from agentrt.scheduling.policy import Verdict
 from agentrt.scheduling.pool import Pool
 from agentrt.scheduling.state import TurnState
@@ -53,11 +53,43 @@ class Planner:
         budget = book.config.token_budget - len(slices)
         if self._drafts is not None:
             budget = self._drafts.extend(slices, budget)
+        kept = self._kept(budget, now) if prefills else 0
+        budget -= kept
         for turn in prefills:
             if budget <= 0:
                 break
             budget = self._run(turn, slices, budget)
-        return slices, budget
+        return slices, budget + kept
+
+    def _kept(self, budget: int, now: float) -> int:
+        """Return how many tokens prefills under way leave to the head of the queue: their share.
+
+        Only if that suffices to prefill it in this step, which is then short by as much as it does
+        not need: if long newcomers got it, all that have started would wait for each other.
+        """
+        book = self._book
+        room = int(book.config.newcomer_share * budget)
+        blocked = book.blocked_until is not None and now < book.blocked_until
+        if not room or not book.waiting or blocked or not self._has_seat():
+            return 0
+        with closing(book.waiting.ranked(now)) as ranked:
+            head = next(iter(ranked), None)
+        missing = 0 if head is None else self._missing(head.request.tokens)
+        # What has started goes on by one token at least, however many come.
+        kept = min(room, budget - 1)
+        return kept if missing <= kept else 0
+
+    def welcomes(self, tokens: TokenSource) -> bool:
+        """Whether a turn that came now would find a seat, no queue, and a share that suffices."""
+        config = self._book.config
+        room = int(config.newcomer_share * config.token_budget)
+        return not self._book.waiting and self._has_seat() and 0 < self._missing(tokens) <= room
+
+    def _missing(self, tokens: TokenSource) -> int:
+        """Return how many tokens of a prompt are not cached."""
+        page = self._book.kv.page_size
+        keys = tokens.page_keys(page, (len(tokens) - 1) // page)
+        return len(tokens) - self._book.kv.match(keys) * page
 
     def _slice(self, turn: TurnState, budget: int) -> SeqSlice:
         if turn.lease is None:

@@ -4,6 +4,7 @@
                                                2. decodes, then started prefills
                                                3. admit waiting turns while there is room
     commit(plan, result, now)  accounts for it   4. advance, publish pages, finish turns, pin
+    follow(plan, now)        decides the step after one that is not committed, if nothing is open
 
 A waiting turn starts only from the head of the queue. Rank: past ``max_wait`` by age, above all;
 then by the policy's order. A head that does not fit blocks the others, so nothing overtakes it.
@@ -11,6 +12,8 @@ then by the policy's order. A head that does not fit blocks the others, so nothi
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Collection, Sequence
 
 from agentrt.errors import InternalError, InvalidRequest, ProgramTooLarge, QueueFull
@@ -18,6 +21,8 @@ from agentrt.scheduling.book import Book
 from agentrt.scheduling.config import SchedulerConfig
 from agentrt.scheduling.cost import StepObserver
 from agentrt.scheduling.drafting import DraftDesk, Drafter
+from agentrt.scheduling.figures import figures
+from agentrt.scheduling.following import Follower
 from agentrt.scheduling.graph_declared import DeclaredGraph, Edge, Step
 from agentrt.scheduling.kv import KVCache, PageArchive
 from agentrt.scheduling.listeners import Listeners
@@ -76,8 +81,10 @@ class Scheduler:
         if self._drafts is not None:
             self._book.tell = Listeners((*policy.listeners, self._drafts))
         self._planner = Planner(self._book, self._drafts)
+        self._follower = Follower(self._book)
         self._observer = step_observer
-        self._in_flight: tuple[StepPlan, float] | None = None
+        self._in_flight: deque[tuple[StepPlan, float]] = deque()
+        self._committed = -math.inf
         self._sequence = 0
 
     # -- events from outside -------------------------------------------------------------------
@@ -152,7 +159,7 @@ class Scheduler:
         if turn is None:
             return False
         turn.cancelled = True
-        if turn.loading is None and (self._in_flight is None or turn.lease is None):
+        if turn.loading is None and (not self._in_flight or turn.lease is None):
             self._book.finish(turn, "cancelled", now)
         return True
 
@@ -225,7 +232,7 @@ class Scheduler:
 
     def restart(self, now: float) -> None:
         """All KV is lost: running turns wait again, pins are broken, the prefix tree is empty."""
-        if self._in_flight is not None:
+        if self._in_flight:
             raise InternalError("The KV was given up while a step was under way.")
         book = self._book
         book.opened.let_go(now)
@@ -244,7 +251,7 @@ class Scheduler:
 
     def plan(self, now: float, horizon: int = 1) -> StepPlan:
         """Decide the next step, up to ``horizon`` repetitions of it if all are decodes."""
-        if self._in_flight is not None:
+        if self._in_flight:
             raise InternalError("A step was planned before the last one was committed.")
         for listener in self._book.tell.tick:
             listener.tick(now)
@@ -258,21 +265,49 @@ class Scheduler:
         new = transfers.take_new() if transfers is not None else ()
         plan = StepPlan(tuple(slices), repeat, new)
         if slices:
-            self._in_flight = (plan, now)
+            self._in_flight.append((plan, now))
         return plan
+
+    def follow(self, plan: StepPlan, now: float) -> StepPlan | None:
+        """Decide the step after one that is under way. See ``SchedulerProtocol.follow``."""
+        if len(self._in_flight) != 1 or self._in_flight[0][0] is not plan:
+            raise InternalError("A step was to follow one that is not the only one under way.")
+        if self._drafts is not None:
+            return None  # guesses are made from the newest token
+        self._book.expire_pins(now)
+        slices = self._follower.slices(plan, now)
+        if slices is None:
+            return None
+        for listener in self._book.tell.tick:
+            listener.tick(now)
+        following = StepPlan(slices)
+        self._in_flight.append((following, now))
+        return following
+
+    def welcomes(self, request: TurnRequest) -> bool:
+        """Whether the next step would prefill a turn whole. See ``SchedulerProtocol.welcomes``."""
+        return self._planner.welcomes(request.tokens)
 
     def commit(self, plan: StepPlan, result: StepResult, now: float) -> list[Event]:
         """Account for a step that ended at ``now``."""
-        if self._in_flight is None or self._in_flight[0] is not plan:
+        if not self._in_flight or self._in_flight[0][0] is not plan:
             raise InternalError("A step was committed that is not the planned one.")
-        started, self._in_flight = self._in_flight[1], None
-        seconds = now - started
+        # A step that was launched early began, for everybody's account, as the last one ended.
+        seconds = now - max(self._in_flight.popleft()[1], self._committed)
+        self._committed = now
+        following = {piece.turn_id for next_, _ in self._in_flight for piece in next_.slices}
+        if result.abandoned:
+            self._abandon(plan, seconds, now)
+            return self.take_events()
         turns, samples = self._book.turns, result.samples
         total = ahead = 0
         for piece in plan.slices:
             turn, sample = turns.get(piece.turn_id), samples.get(piece.turn_id)
             if turn is None:
                 ahead += self._ahead(piece, sample, now)
+                continue
+            if turn.ended is not None:
+                self._end_late(turn, seconds, now)
                 continue
             if piece.sample != (sample is not None) and not _failed(sample):
                 raise InternalError(f"The step's samples do not fit its plan at {turn.turn_id}.")
@@ -284,7 +319,13 @@ class Scheduler:
                 turn.computed += len(sample.tokens)
                 self._book.counters.drafted_tokens += len(piece.draft)
                 self._book.counters.accepted_tokens += len(sample.tokens[1:]) if piece.draft else 0
-            self._account(turn, sample, prefilled, seconds, now)
+            reason = self._account(turn, sample, prefilled, seconds, now)
+            if reason is None:
+                continue
+            if turn.turn_id in following:
+                turn.ended = reason
+            else:
+                self._book.finish(turn, reason, now)
         self._book.counters.prefilled_tokens += total
         self._book.counters.steps += _repeated(plan, result)
         if self._observer is not None:
@@ -292,6 +333,19 @@ class Scheduler:
         if self._drafts is not None:
             self._drafts.drafter.observe(plan, result, seconds)
         return self.take_events()
+
+    def _abandon(self, plan: StepPlan, seconds: float, now: float) -> None:
+        """Charge a step that was given up to its turns, which are where they were before it."""
+        for piece in plan.slices:
+            turn = self._book.turns.get(piece.turn_id)
+            if turn is None:
+                continue
+            turn.program.service += seconds
+            turn.spend(now)
+            if turn.cancelled:
+                self._book.finish(turn, "cancelled", now)
+        self._book.counters.steps += 1
+        self._book.unblock()
 
     def _ahead(self, piece: SeqSlice, sample: Sample | None, now: float) -> int:
         """Account for a slice of an open turn; return how many of its tokens count."""
@@ -312,8 +366,8 @@ class Scheduler:
 
     def _account(
         self, turn: TurnState, sample: Sample | None, prefilled: int, seconds: float, now: float
-    ) -> None:
-        """Charge a step to a turn, take its output, and end it if that is due.
+    ) -> FinishReason | None:
+        """Charge a step to a turn and take its output; return why it ends, if it does.
 
         One function, not several: it runs for every turn of every step.
         """
@@ -337,10 +391,15 @@ class Scheduler:
                 reason = "length"
         for listener in self._book.tell.progressed:
             listener.progressed(turn, prefilled, decoded, seconds, now)
-        if turn.cancelled:
-            reason = "cancelled"
-        if reason is not None:
-            self._book.finish(turn, reason, now)
+        return "cancelled" if turn.cancelled else reason
+
+    def _end_late(self, turn: TurnState, seconds: float, now: float) -> None:
+        """End a turn whose end was seen one step late: its place in that step was not free."""
+        turn.program.service += seconds
+        for listener in self._book.tell.progressed:
+            listener.progressed(turn, 0, 0, seconds, now)
+        if turn.ended is not None:
+            self._book.finish(turn, turn.ended, now)
 
     # -- reports -------------------------------------------------------------------------------
 
@@ -356,41 +415,7 @@ class Scheduler:
 
     def statistics(self) -> SchedulerStatistics:
         """Return gauges and counters."""
-        counts, counters, pins = self._book.kv.statistics(), self._book.counters, self._book.pins
-        copies, ahead = self._book.transfers, self._book.prefetcher
-        return SchedulerStatistics(
-            running=len(self._book.running),
-            waiting=len(self._book.waiting),
-            programs=len(self._book.programs),
-            pins=len(pins),
-            pages_total=counts.total,
-            pages_free=counts.free,
-            pages_cached=counts.cached,
-            pages_leased=counts.leased,
-            pages_pinned=min(pins.pages, counts.leased),
-            page_size=self._book.kv.page_size,
-            prompt_tokens=counters.prompt_tokens,
-            cached_tokens=counters.cached_tokens,
-            prefilled_tokens=counters.prefilled_tokens,
-            output_tokens=counters.output_tokens,
-            preemptions=counters.preemptions,
-            steps=counters.steps,
-            turns_finished=counters.turns_finished,
-            pins_handed_off=pins.outcomes["handed_off"],
-            pins_expired=pins.outcomes["expired"],
-            pins_broken=pins.outcomes["broken"],
-            pins_final=pins.outcomes["final"],
-            longest_wait=counters.longest_wait,
-            transfers=0 if copies is None else len(copies),
-            loaded_tokens=0 if copies is None else copies.loaded_tokens,
-            stored_tokens=0 if copies is None else copies.stored_tokens,
-            fetched_tokens=0 if copies is None else copies.fetched_tokens,
-            prefetched_tokens=0 if ahead is None else ahead.pages * self._book.kv.page_size,
-            opened=len(self._book.opened),
-            streamed_tokens=self._book.opened.tokens,
-            drafted_tokens=counters.drafted_tokens,
-            accepted_tokens=counters.accepted_tokens,
-        )
+        return figures(self._book)
 
     def check_integrity(self) -> None:
         """Raise ``InternalError`` if queues, leases, pins and pages disagree."""

@@ -83,7 +83,8 @@ class TurnState:
 
     ``displaced``: it gave its place to a more urgent one, which happens once. ``loading``: the
     ticket of the transfer that it waits for; until then it is not computed. ``fetching``: it waits
-    to be started until its KV has been read from files.
+    to be started until its KV has been read from files. ``ended``: why it has ended, while a step
+    that it is part of is still under way.
     """
 
     request: TurnRequest
@@ -105,6 +106,7 @@ class TurnState:
     loading: int | None = None
     fetching: bool = False
     cancelled: bool = False
+    ended: FinishReason | None = None
     tool_seen: str | None = None
     queue_seconds: float = 0.0
     prefill_seconds: float = 0.0

@@ -45,6 +45,11 @@ class TransferBook:
     def __len__(self) -> int:
         return len(self._under_way)
 
+    @property
+    def waiting(self) -> bool:
+        """Whether there are copies to begin."""
+        return bool(self._new)
+
     def take_new(self) -> tuple[Transfer, ...]:
         """Return the copies to begin, once."""
         new, self._new = tuple(self._new), []

@@ -213,6 +213,10 @@ class _StatisticsCollector(Collector):
         yield _counter("turns_finished", "Turns that ended", now.turns_finished)
         yield _counter("engine_steps", "Steps of the engine", engine.steps)
         yield _counter("engine_failed_steps", "Steps that failed", engine.failed_steps)
+        yield _counter("engine_overlapped_steps", "Steps launched early", engine.overlapped_steps)
+        yield _counter(
+            "engine_abandoned_steps", "Prefill steps that gave way", engine.abandoned_steps
+        )
         yield _counter("engine_restarts", "Times that the engine started anew", engine.restarts)
         yield _gauge("engine_up", "1 while the engine runs", float(engine.state == "running"))
         yield _counter("engine_step_seconds", "Time spent in steps", engine.step_seconds)

@@ -91,11 +91,14 @@ class PagePool:
             for position in range(piece.start, piece.start + piece.count):
                 pages.append(piece.pages[position // size])
                 offsets.append(position % size)
-        table = self.table([pages])[0]
         offset = torch.tensor(offsets, dtype=torch.int64, device=self.kv.device)
+        return self.slots_at(self.table([pages])[0], offset)
+
+    def slots_at(self, pages: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+        """Return the slots ``[2, tokens * kv heads]`` of tokens at offsets in pages, int64."""
         # One slot is head_dim wide, so a row of the flat view holds page_size of them.
-        rows = self._begins[:, 0, :, 0].unsqueeze(1) + table[:, None] * self.heads
-        return (rows * size + offset[:, None]).flatten(1)
+        rows = self._begins[:, 0, :, 0].unsqueeze(1) + pages[:, None] * self.heads
+        return (rows * self.page_size + offsets[:, None]).flatten(1)
 
     def store(self, layer: int, slots: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
         """Write ``k, v [tokens, kv heads, head dim]`` to ``slots``."""
@@ -126,6 +129,10 @@ class PagePool:
     def _pick(self, layer: int, rows: torch.Tensor, buffer: torch.Tensor) -> None:
         """Gather rows into ``buffer [rows, page * head dim]``."""
         torch.index_select(self.kv[layer].view(-1, self.page_size * self.dim), 0, rows, out=buffer)
+
+    def taken(self, layer: int, rows: torch.Tensor) -> torch.Tensor:
+        """Return a new tensor ``[rows, page * head dim]`` of gathered rows."""
+        return self.kv[layer].view(-1, self.page_size * self.dim)[rows]
 
     def unwritten(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return which vectors of a gathering are to be zeroed, given tokens ``[items, tokens]``.

@@ -109,6 +109,18 @@ class QuantizedPool(PagePool):
         """Gather rows and widen them into ``buffer [rows, page * head dim]``."""
         narrow = self._narrow[: rows.numel()]
         torch.index_select(self._bytes[layer].view(-1, narrow.shape[1]), 0, rows, out=narrow)
+        self._widen(layer, rows, narrow, buffer)
+
+    def taken(self, layer: int, rows: torch.Tensor) -> torch.Tensor:
+        """Return a new tensor ``[rows, page * head dim]`` of gathered rows, widened."""
+        narrow = self._bytes[layer].view(-1, self.page_size * self.dim)[rows]
+        wide = torch.empty(narrow.shape, dtype=self.dtype, device=narrow.device)
+        self._widen(layer, rows, narrow, wide)
+        return wide
+
+    def _widen(
+        self, layer: int, rows: torch.Tensor, narrow: torch.Tensor, buffer: torch.Tensor
+    ) -> None:
         wide = buffer.view(-1, self.page_size, self.dim)
         wide.copy_(narrow.view(self.kv.dtype).view(wide.shape))
         if self.scales is not None:

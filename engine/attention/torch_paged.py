@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import torch
 
-from agentrt.engine.attention.base import BatchLayout, SliceLayout
+from agentrt.engine.attention.base import BatchLayout, DecodeBuffers, SliceLayout
 from agentrt.engine.attention.decode import DecodePlan
 from agentrt.engine.attention.extend import ExtendPlan
 from agentrt.engine.attention.pool import PagedBase, PagePool
 from agentrt.engine.attention.quantized import make_pool
+from agentrt.engine.attention.static import StaticDecode
 from agentrt.engine.model.config import ModelShape
 
 __all__ = ["TorchPagedAttention", "TorchPagedStep"]
@@ -51,6 +52,10 @@ class TorchPagedAttention(PagedBase):
             self._pool.check(piece)
         plans = {window: self._plan(layout, window) for window in dict.fromkeys(self._windows)}
         return TorchPagedStep(self._pool, self._windows, plans, self._pool.slots(layout))
+
+    def plan_decode(self, buffers: DecodeBuffers) -> StaticDecode:
+        """Prepare steps over buffers, as the protocol ``StaticAttention`` says."""
+        return StaticDecode(self._pool, self._windows, buffers, self._chunk)
 
     def _plan(self, layout: BatchLayout, window: int | None) -> _Plans:
         singles: list[SliceLayout] = []

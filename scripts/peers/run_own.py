@@ -22,7 +22,7 @@ from wire import prompts, serve  # noqa: E402
 
 import agentrt  # noqa: E402
 from agentrt.bench import engine_parts as parts  # noqa: E402
-from agentrt.engine.backend import TurnBackend  # noqa: E402
+from agentrt.engine.backend import StepHandle, TurnBackend  # noqa: E402
 from agentrt.engine.engine import Engine, EngineRequest, TurnStream  # noqa: E402
 from agentrt.engine.kernels import choose_kernels, make_attention, prepare  # noqa: E402
 from agentrt.engine.kv import PageCache  # noqa: E402
@@ -38,7 +38,7 @@ from agentrt.scheduling import (  # noqa: E402
     Surroundings,
     make_policy,
 )
-from agentrt.scheduling.plan import StepPlan, StepResult  # noqa: E402
+from agentrt.scheduling.plan import StepPlan  # noqa: E402
 
 PAGE = 16
 PATIENCE = 600.0
@@ -56,9 +56,9 @@ class Gate:
         self.narrowest = sys.maxsize
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)  # all but running
+        return getattr(self._inner, name)  # all but launching
 
-    def run(self, plan: StepPlan) -> StepResult:
+    def launch(self, plan: StepPlan) -> StepHandle:
         """Wait to be allowed, then pass on."""
         with self._changed:
             self._arrived = time.perf_counter()
@@ -67,7 +67,7 @@ class Gate:
             self._allowed -= 1
             self._arrived = None
             self.narrowest = min(self.narrowest, len(plan.slices))
-        return self._inner.run(plan)
+        return self._inner.launch(plan)
 
     def shut(self) -> None:
         """Let the step that is under way end, and allow no other."""

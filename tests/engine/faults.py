@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from agentrt.engine.backend import EngineSample
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from agentrt.engine.backend import EngineSample, StepHandle
 from agentrt.engine.fake import FakeTurnBackend
 from agentrt.scheduling.plan import Sample, StepPlan, StepResult
 
-RAISING = ("raise", "memory")
+RAISING = ("raise", "raise late", "memory")
 MISFITS = ("nothing", "missing", "stranger", "empty", "words", "no sample")
 FAULTS = (*RAISING, *MISFITS, "nan for all")
 """After each of these the engine starts anew."""
@@ -23,16 +26,25 @@ class FaultyBackend(FakeTurnBackend):
     """
 
     next_fault: str | None = None
+    spoil: Mapping[StepHandle, str] = MappingProxyType({})
     lost: int = 0
 
-    def run(self, plan: StepPlan) -> StepResult:
+    def launch(self, plan: StepPlan) -> StepHandle:
         fault, self.next_fault = self.next_fault, None
         if fault == "raise":
             raise RuntimeError("the kernel is bad")
         if fault == "memory":
             raise OutOfMemoryError("no memory is left")
-        result = super().run(plan)
-        return result if fault is None else self._spoilt(fault, plan, result)
+        handle = super().launch(plan)
+        self.spoil = {**self.spoil, handle: fault} if fault is not None else self.spoil
+        return handle
+
+    def wait(self, handle: StepHandle) -> StepResult:
+        fault = self.spoil.get(handle)
+        if fault == "raise late":
+            raise RuntimeError("the kernel was bad")
+        result = super().wait(handle)
+        return result if fault is None else self._spoilt(fault, handle.plan, result)
 
     def _spoilt(self, fault: str, plan: StepPlan, result: StepResult) -> StepResult:
         samples: dict[str, Sample] = dict(result.samples)

@@ -131,12 +131,22 @@ class Reader:
 class Cycles:
     """The engine's loop without its thread, on a clock of its own."""
 
-    def __init__(self, *, policy="fixed-ttl=1000", limits=None, pages=PAGES, **config):
+    def __init__(
+        self,
+        *,
+        policy="fixed-ttl=1000",
+        limits=None,
+        pages=PAGES,
+        overlap=False,
+        backend=None,
+        preempt=False,
+        **config,
+    ):
         made = make_policy(policy)
         self.cache = PageCache(pages, PAGE, made.retention.score, rescore=made.retention.rescore)
         config = {"token_budget": 16, "max_seqs": 4, "max_wait": 50.0} | config
         self.scheduler = Scheduler(self.cache, made, SchedulerConfig(**config))
-        self.backend = FaultyBackend(PAGE, VOCAB)
+        self.backend = backend or FaultyBackend(PAGE, VOCAB)
         self.now, self.ids = 0.0, count()
         self.loop = EngineLoop(
             self.scheduler,
@@ -145,6 +155,8 @@ class Cycles:
             on_event=None,
             check=True,
             limits=limits,
+            overlap=overlap,
+            preempt=preempt,
         )
         self.turns = {}
 

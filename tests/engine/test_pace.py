@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agentrt.engine.backend import StepHandle
 from agentrt.engine.pace import PacedBackend, allowed_threads, cpu_quota
 from agentrt.engine.tuner import ThreadTuner, TunerConfig
 from agentrt.scheduling.plan import SeqSlice, StepPlan, StepResult
@@ -124,13 +125,18 @@ class Steps:
         self.threads = []
         self._times = times
 
-    def run(self, plan):
+    def launch(self, plan):
         self.threads.append(torch.get_num_threads())
+        return StepHandle(plan)
+
+    def wait(self, handle):
         return StepResult()
 
 
 def test_the_backend_runs_on_what_the_tuner_says():
-    clock = iter(x for step in range(12) for x in (step, step + (0.01 if step < 4 else 0.5)))
+    took = [0.01 if step < 4 else 0.5 for step in range(12)]
+    # Each step's clock is read before and after the launch, and before and after the wait.
+    clock = iter(x for i in range(12) for x in (i, i + took[i] / 2, i + 0.6, i + 0.6 + took[i] / 2))
     inner = Steps([])
     before = torch.get_num_threads()
     try:

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agentrt.engine.draws import token_weights as weigh
+from agentrt.engine.draws import uniform
 from agentrt.engine.params import SamplingParams
-from agentrt.engine.sampling import TurnSampling, draw_tokens, token_weights, uniform
+from agentrt.engine.sampling import TurnSampling, draw_tokens, make_cuts
 
 VOCAB = 37
+
+
+def token_weights(logits, params):
+    """Weights by parameters; with cuts they come out the same whether or not they are sorted."""
+    temperature = torch.tensor([[p.temperature] for p in params])
+    cuts = make_cuts(params, logits)
+    sorting = replace(cuts, most=None, by_mass=True)
+    sorted_ = weigh(logits.clone(), temperature, sorting)
+    weights = weigh(logits, temperature, cuts)
+    assert torch.equal(weights, sorted_)
+    return weights
 
 
 def reference_probabilities(row, params, prompt, output):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 
 import anyio
 import pytest
@@ -23,6 +24,12 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 def anyio_backend():
     return "asyncio"
+
+
+@pytest.fixture(params=[False, True], ids=["", "overlap"], autouse=True)
+def steps_launched_early(request, monkeypatch):
+    """Every test with and without overlap."""
+    monkeypatch.setattr(f"{__name__}.Engine", partial(Engine, overlap=request.param))
 
 
 class Soon(KeepOnHost):

@@ -46,7 +46,8 @@ class TurnScript:
     """A turn: new prompt tokens, output tokens, the gap before it, and hints that may lie.
 
     ``beside``: the next turn comes that gap after this one began, not after it ended. ``events``
-    are reported of the tool that follows it, one a step.
+    are reported of the tool that follows it, one a step. ``stop_after``: it stops by itself after
+    so many tokens.
     """
 
     new: int
@@ -55,6 +56,7 @@ class TurnScript:
     tool: str | None = None
     last: bool = False
     cancel_after: int | None = None
+    stop_after: int | None = None
     rewind: int = 0
     context: str = "main"
     beside: bool = False
@@ -146,6 +148,7 @@ class Driver:
         host: int | None = None,
         lags: Sequence[int] = (0,),
         drafting: bool = False,
+        overlap: bool = False,
     ) -> None:
         self.config = config or SchedulerConfig(token_budget=16, max_seqs=4, max_wait=5.0)
         self.seen = Seen()
@@ -155,6 +158,9 @@ class Driver:
         self.drafter = Guesses() if drafting else None
         self.scheduler = Scheduler(self.kv, made, self.config, host=self.host, drafter=self.drafter)
         self.backend = FakeBackend(seconds_per_token=SECONDS_PER_TOKEN)
+        self.overlap = overlap
+        self.flying: StepPlan | None = None
+        self.followed = 0
         self.programs = programs
         self.log = Log()
         self.memory = Memory(page)
@@ -173,13 +179,14 @@ class Driver:
             self._submit_due()
             self._report_tools()
             self._crash(step)
-            plan = self._plan()
-            self._check_plan(plan)
+            if self.flying is None:
+                plan = self._plan()
+                self._check_plan(plan)
+            else:
+                plan = self.flying
+                self._transfer()
             if plan.slices:
-                for piece in plan.slices:
-                    self.memory.run(piece, self._tokens[piece.turn_id].ids)
-                result = self.backend.run(plan)
-                self._take(self.scheduler.commit(plan, result, self.backend.now))
+                self._step(plan)
             elif self.link:
                 self._transfer(wait=True)
             elif self._due:
@@ -190,6 +197,28 @@ class Driver:
         else:
             raise AssertionError("the run does not end")
         return self.log
+
+    def _step(self, plan: StepPlan) -> None:
+        """Run a step; with ``overlap`` the next one is decided before, if it can be."""
+        following = self.scheduler.follow(plan, self.backend.now) if self.overlap else None
+        for piece in plan.slices:
+            self.memory.run(piece, self._tokens[piece.turn_id].ids)
+        result = self._stop_some(self.backend.run(plan))
+        self._take(self.scheduler.commit(plan, result, self.backend.now))
+        self.flying = following
+        if following is not None:
+            self.followed += 1
+            self._check_plan(following)
+
+    def _stop_some(self, result: StepResult) -> StepResult:
+        """End turns whose script says that they stop by themselves."""
+        turns = self.scheduler._book.turns
+        for turn_id, sample in result.samples.items():
+            program, index = self._where[turn_id]
+            stop = self.programs[program].turns[index].stop_after
+            if stop is not None and turns[turn_id].output + len(sample.tokens) >= stop:
+                sample.finish = "stop"
+        return result
 
     def _plan(self) -> StepPlan:
         self._transfer()

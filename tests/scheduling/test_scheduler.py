@@ -181,7 +181,7 @@ class TestSteps:
 
     @staticmethod
     def _run(bench):
-        plan = bench.scheduler._in_flight[0]
+        plan = bench.scheduler._in_flight[0][0]
         return plan, bench.backend.run(plan)
 
     def test_a_repeated_step_may_be_stopped_short(self):

@@ -37,6 +37,7 @@ turn_scripts = st.builds(
     tool=st.sampled_from([None, "bash", "edit"]),
     last=st.sampled_from([False, False, False, True]),
     cancel_after=st.sampled_from([None, None, None, 0, 2]),
+    stop_after=st.sampled_from([None, None, 1, 3]),
     rewind=st.sampled_from([0, 0, 3, 30]),
     context=st.sampled_from(["main", "main", "side"]),
     beside=st.sampled_from([False, False, False, True]),
@@ -59,6 +60,7 @@ configs = st.builds(
     max_wait=st.sampled_from([0.0, 0.5, 2.0, 1e6]),
     reserve=st.sampled_from(["prompt", "output"]),
     pin_share=st.sampled_from([0.0, 0.5, 1.0]),
+    newcomer_share=st.sampled_from([0.0, 0.0, 0.5, 1.0]),
 )
 hosts = st.sampled_from([None, None, 2, 8, 40])
 lags = st.lists(st.integers(0, 30), min_size=1, max_size=4)
@@ -73,12 +75,20 @@ lags = st.lists(st.integers(0, 30), min_size=1, max_size=4)
     host=hosts,
     lags=lags,
     drafting=st.booleans(),
+    overlap=st.booleans(),
 )
 def test_every_turn_ends_once_and_nothing_leaks(
-    policy, programs, pool, config, host, lags, drafting
+    policy, programs, pool, config, host, lags, drafting, overlap
 ):
     driver = Driver(
-        policy, programs, pool=pool, config=config, host=host, lags=lags, drafting=drafting
+        policy,
+        programs,
+        pool=pool,
+        config=config,
+        host=host,
+        lags=lags,
+        drafting=drafting,
+        overlap=overlap,
     )
     log = driver.run()
     assert driver.drafter is None or not driver.drafter.open
@@ -118,6 +128,30 @@ def test_same_input_gives_the_same_plans(policy, programs, pool, host, lags):
 
 
 @pytest.mark.parametrize("policy", POLICIES)
+@settings(max_examples=8, deadline=None)
+@given(
+    programs=st.lists(program_scripts, min_size=1, max_size=5),
+    pool=st.integers(6, 24),
+    config=configs,
+    host=hosts,
+    lags=lags,
+)
+def test_deciding_steps_early_changes_no_output(policy, programs, pool, config, host, lags):
+    calm = [
+        replace(p, turns=[replace(t, cancel_after=None, beside=False) for t in p.turns])
+        for p in programs
+    ]
+    calm = [replace(p, crash_after=None) for p in calm]
+    plain, early = (
+        Driver(policy, calm, pool=pool, config=config, host=host, lags=lags, overlap=overlap)
+        for overlap in (False, True)
+    )
+    assert plain.run().outputs == early.run().outputs
+    reasons = {turn_id: stats.reason for turn_id, stats in plain.log.stats.items()}
+    assert reasons == {turn_id: stats.reason for turn_id, stats in early.log.stats.items()}
+
+
+@pytest.mark.parametrize("policy", POLICIES)
 @settings(max_examples=6, deadline=None)
 @given(
     programs=st.lists(program_scripts, min_size=1, max_size=5),
@@ -146,3 +180,15 @@ def _without_hints(turn: TurnScript) -> TurnScript:
 def _fits(programs: list[ProgramScript], pool: int) -> bool:
     """Whether the largest program fits the smaller pool, so that both runs submit every turn."""
     return all(p.prefix + sum(t.new + t.output for t in p.turns) <= pool * 4 for p in programs)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_steps_are_decided_early_under_every_policy(policy):
+    turns = [
+        TurnScript(new=5, output=8, gap=0.01, stop_after=6 if i % 2 else None) for i in range(3)
+    ]
+    programs = [ProgramScript(arrival=0.0, turns=turns) for _ in range(2)]
+    driver = Driver(policy, programs, pool=40, overlap=True)
+    driver.run()
+    steps = driver.scheduler.statistics().steps
+    assert driver.followed > steps / 3
