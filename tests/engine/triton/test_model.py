@@ -160,8 +160,10 @@ def never_waiting(device):
     """Fail where the host waits for the device: on CUDA as torch sees it, else where it reads."""
     if device.type == "cuda":
         torch.cuda.set_sync_debug_mode("error")
-        yield
-        torch.cuda.set_sync_debug_mode("default")
+        try:
+            yield
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
         return
 
     def refuse(*args):
@@ -185,6 +187,8 @@ def test_nothing_waits_for_the_device_in_a_step(models, triton, pool):
     waits = [never_waiting(device)]
     if device.type == "cuda":
         waits.insert(0, nullcontext())  # compiling may wait, running may not
+    with never_waiting(device), pytest.raises((AssertionError, RuntimeError)):
+        bool(rows[0])  # the guard itself works
     for waiting in waits:
         with waiting:
             mine.forward(ids, places, attention.plan(layout), rows)
