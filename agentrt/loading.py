@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agentrt.errors import ModelError
-from agentrt.resources.headroom import Headroom, memory_headroom
+from agentrt.engine.memory import DeviceBytes, MemoryPlan, ModelNeed, StepBounds, plan_memory
+from agentrt.errors import ConfigError
+from agentrt.resources.headroom import memory_headroom
 
 if TYPE_CHECKING:
     import torch
 
+    from agentrt.engine.lora.adapter import AdapterFiles
+    from agentrt.engine.lora.book import AdapterBook
     from agentrt.engine.model.base import Model
+    from agentrt.engine.model.config import ModelShape
     from agentrt.engine.model.load import Implementation, ModelSource
     from agentrt.engine.tokens import Tokenizer
 
-__all__ = ["Loaded", "Wanted", "device_headroom", "load"]
+__all__ = [
+    "Found",
+    "Loaded",
+    "Room",
+    "Wanted",
+    "adapter_files",
+    "device_bytes",
+    "find",
+    "plan_models",
+    "read",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +43,28 @@ class Wanted:
         implementation: who computes it.
         dtype: of weights and activations.
         device: a torch device.
-        pool_tokens: tokens of KV that are to fit, too.
-        memory: what may be taken; None asks the machine.
+        quant: what the weights are kept as; None keeps them as they are.
+        name: what it is served under; None takes that of the directory or the hub.
     """
 
     model: str | None
     implementation: Implementation
     dtype: torch.dtype
     device: str
-    pool_tokens: int
-    memory: Headroom | None = None
+    quant: str | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A model whose files were found in order; no weight was read."""
+
+    source: ModelSource
+    tokenizer: Tokenizer
+    name: str
+    directory: Path
+    wanted: Wanted
+    adapters: Mapping[str, AdapterFiles] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +75,22 @@ class Loaded:
     tokenizer: Tokenizer
     name: str
     directory: Path
+    adapters: AdapterBook
 
 
-def load(wanted: Wanted, progress: Callable[[int, int], None] | None = None) -> Loaded:
-    """Load model and tokenizer; blocking. ``progress`` is told bytes of weights, and in all.
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a model's KV is to be: tokens that were asked for (None: what is there), its dtype."""
 
-    Everything that can be wrong is looked for before weights are read: the configuration, every
-    shard's header, the tokenizer, and the memory.
+    pool_tokens: int | None
+    kv_dtype: str
+
+
+def find(wanted: Wanted) -> Found:
+    """Find a model and check its configuration, every shard's header and its tokenizer; blocking.
 
     Raises:
-        ModelError: something is missing, wrong, not supported or too large; names it.
+        ModelError: something is missing, wrong or not supported; names it.
         ConfigError: there is no such implementation.
     """
     from agentrt.engine.model.hub import Located, locate
@@ -73,43 +105,115 @@ def load(wanted: Wanted, progress: Callable[[int, int], None] | None = None) -> 
         found = locate(wanted.model, check=lambda path: check_config(path, wanted.implementation))
     source = open_source(found.directory, dtype=wanted.dtype, implementation=wanted.implementation)
     tokenizer = Tokenizer.from_directory(found.directory)
-    _check_memory(source, found.directory, wanted)
-    return Loaded(source.load(wanted.device, progress), tokenizer, found.name, found.directory)
+    name = wanted.name or found.name
+    return Found(source, tokenizer, name, found.directory, wanted)
 
 
-def _check_memory(source: ModelSource, directory: Path, wanted: Wanted) -> None:
-    """Compare what weights and KV pages take with what can be had.
+def adapted(found: Found, adapters: Mapping[str, str]) -> dict[str, AdapterFiles]:
+    """Check directories of LoRA adapters, by name, for a model; no weight is read.
 
     Raises:
-        ModelError: they do not fit.
+        ModelError, ConfigError: as :func:`adapter_files`.
     """
-    room = wanted.memory or device_headroom(wanted.device)
-    dtype = str(wanted.dtype).removeprefix("torch.")
-    pool = wanted.pool_tokens * source.shape.kv_bytes_per_token(dtype)
-    if source.weight_bytes + pool <= room.bytes:
-        return
-    smaller = "" if dtype == "bfloat16" else "--dtype bfloat16, "
-    raise ModelError(
-        f"{directory}: the weights take {_size(source.weight_bytes)} in {dtype} and "
-        f"{wanted.pool_tokens:,} tokens of KV {_size(pool)}, but only {_size(room.bytes)} are "
-        f"{room.bound}.",
-        remedy=f"Use {smaller}a smaller --pool, a smaller model, or give it more memory.",
+    return {
+        name: adapter_files(directory, found.source.shape, found.name)
+        for name, directory in adapters.items()
+    }
+
+
+def adapter_files(directory: Path | str, shape: ModelShape, model: str) -> AdapterFiles:
+    """Check an adapter's directory against the model that it is for; no weight is read.
+
+    Raises:
+        ModelError: the adapter is malformed, not supported, or does not fit the model.
+        ConfigError: the model cannot have adapters.
+    """
+    from agentrt.engine.lora.adapter import AdapterFiles
+    from agentrt.engine.model.config import ModelConfig
+
+    if not isinstance(shape, ModelConfig):
+        raise ConfigError(
+            f"Adapters are for models that our own decoder computes; {model} is computed by "
+            "transformers.",
+            remedy="Leave the adapter out, or merge it into the model's weights.",
+        )
+    return AdapterFiles(directory, shape)
+
+
+def plan_models(
+    models: Sequence[Found], room: Room, step: StepBounds, device: DeviceBytes
+) -> MemoryPlan:
+    """Say what the device's memory goes to, before any weight is read.
+
+    Raises:
+        ConfigError: a quantisation that a model cannot have, or sizes that cannot work.
+        ModelError: a model does not fit.
+    """
+    return plan_memory([_need(model, room) for model in models], step, device)
+
+
+def _need(found: Found, room: Room) -> ModelNeed:
+    from agentrt.engine.attention.quantized import kv_bytes_per_token
+
+    source, quant = found.source, found.wanted.quant
+    dtype = source.dtype
+    wide = source.weight_bytes
+    weights = source.bytes_as(dtype.itemsize, quant)
+    if weights is None:
+        raise ConfigError(
+            f"{quant} weights are for models that our own decoder computes.",
+            remedy="Leave --quant out, or choose another model.",
+        )
+    on_gpu = found.wanted.device.startswith("cuda")
+    kv = {kind: kv_bytes_per_token(source.shape, dtype, kind) for kind in {room.kv_dtype, "fp8"}}
+    smaller = {f"--kv-dtype {kind}": size for kind, size in kv.items() if kind != room.kv_dtype}
+    return ModelNeed(
+        name=found.name,
+        shape=source.shape,
+        weights=weights,
+        dtype=str(dtype).removeprefix("torch."),
+        kv_token_bytes=kv[room.kv_dtype],
+        pool_tokens=room.pool_tokens,
+        # fp8 is made tensor by tensor on the way; int8 of the whole model, once it is there.
+        adapters=sum(files.bytes(dtype.itemsize) for files in found.adapters.values()),
+        loading=max(0, wide - weights) if quant == "int8" else 0,
+        widened=quant == "fp8",
+        instead=_smaller(source, quant, on_gpu),
+        kv_instead=smaller,
+        where=str(found.directory),
     )
 
 
-def device_headroom(device: str) -> Headroom:
+def _smaller(source: ModelSource, quant: str | None, on_gpu: bool) -> dict[str, int]:
+    """Return bytes of the weights by the options that would make them smaller."""
+    told: dict[str, int | None] = {}
+    if source.dtype.itemsize > 2:
+        told["--dtype bfloat16"] = source.bytes_as(2, quant)
+        if quant is None:
+            told["--dtype bfloat16 --quant fp8"] = source.bytes_as(2, "fp8")
+    if quant is None:
+        told["--quant fp8"] = source.bytes_as(source.dtype.itemsize, "fp8")
+    return {option: size for option, size in told.items() if size is not None}
+
+
+def read(found: Found, progress: Callable[[int, int], None] | None = None) -> Loaded:
+    """Read the weights; blocking. ``progress`` is told bytes of weights, and in all.
+
+    Raises:
+        ModelError: they cannot be read after all.
+    """
+    from agentrt.engine.lora.book import AdapterBook
+
+    model = found.source.load(found.wanted.device, progress, found.wanted.quant)
+    loaded = [files.load(name, model.dtype, model.device) for name, files in found.adapters.items()]
+    return Loaded(model, found.tokenizer, found.name, found.directory, AdapterBook(loaded))
+
+
+def device_bytes(device: str) -> DeviceBytes:
     """Return the memory that can be taken on a device now."""
     if not device.startswith("cuda"):
-        return memory_headroom()
+        room = memory_headroom()
+        return DeviceBytes(room.bytes, room.bound, gpu=False)
     import torch
 
-    return Headroom(torch.cuda.mem_get_info(device)[0], f"free on {device}")
-
-
-def _size(count: float) -> str:
-    """Return bytes as people read them."""
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}"
-        count /= 1024
-    return f"{count:.1f} GiB"
+    return DeviceBytes(torch.cuda.mem_get_info(device)[0], f"free on {device}", gpu=True)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from agentrt.engine.backend import TokenLogprob
     from agentrt.engine.opened import OpenTurn
     from agentrt.engine.tokens import PromptBuilder, Tokenizer
+    from agentrt.served import ServedModel
 
 __all__ = ["ChatStream", "Program", "TurnResult"]
 
@@ -135,7 +136,7 @@ class ChatStream:
 class ProgramParts:
     """What a program needs of its runtime."""
 
-    engine: Engine
+    engine: Engine | ServedModel
     tokenizer: Tokenizer
     make_builder: Callable[[], PromptBuilder]
     make_sandbox: Callable[[SandboxSpec], Awaitable[Sandbox]]
@@ -176,16 +177,18 @@ class Program:
         next_tool: str | None = None,
         last: bool = False,
         hints: TurnHints = NO_HINTS,
+        adapter: str | None = None,
     ) -> ChatStream:
         """Hand in a turn of token ids and return its chunks as they come.
 
         With ``forced`` every token is computed for real and the recorded ones come out.
-        ``next_tool``, ``last`` and ``hints`` are advisory and never change a token.
+        ``next_tool``, ``last`` and ``hints`` are advisory and never change a token. ``adapter``
+        names what the turn goes through beside the model.
 
         Raises:
             InvalidRequest, ProgramTooLarge, QueueFull, BackendUnavailable: the turn was not taken.
         """
-        asked = (prompt, sampling, context, forced, next_tool, last, hints)
+        asked = (prompt, sampling, context, forced, next_tool, last, hints, adapter)
         return await self._submit(*asked, note=lambda tokens, text: None)
 
     async def complete(
@@ -198,6 +201,7 @@ class Program:
         next_tool: str | None = None,
         last: bool = False,
         hints: TurnHints = NO_HINTS,
+        adapter: str | None = None,
     ) -> TurnResult:
         """Run a turn of token ids to its end. Arguments and errors as ``stream``'s."""
         stream = await self.stream(
@@ -208,6 +212,7 @@ class Program:
             next_tool=next_tool,
             last=last,
             hints=hints,
+            adapter=adapter,
         )
         async with stream:
             return await stream.result()
@@ -223,6 +228,7 @@ class Program:
         next_tool: str | None = None,
         last: bool = False,
         hints: TurnHints = NO_HINTS,
+        adapter: str | None = None,
         opened: OpenChat | None = None,
     ) -> ChatStream:
         """Hand in a turn of chat messages and return its chunks as they come.
@@ -242,7 +248,7 @@ class Program:
         def note(tokens: Sequence[int], text: str) -> None:
             builder.note_output(tokens, {"role": "assistant", "content": text})
 
-        asked = (prompt, sampling, context, forced, next_tool, last, hints)
+        asked = (prompt, sampling, context, forced, next_tool, last, hints, adapter)
         turn = None if opened is None else opened.take()
         try:
             return await self._submit(*asked, note=note, opened=turn)
@@ -263,6 +269,7 @@ class Program:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         context: str = "main",
+        adapter: str | None = None,
     ) -> OpenChat:
         """Open the next turn of a context while the last message is still being written.
 
@@ -281,16 +288,22 @@ class Program:
         """
         prompt = self._builder(context).begin(messages, tools)
         opened = OpenChat(
-            prompt, lambda tokens: self._open_turn(tokens, context), self._parts.check_length
+            prompt,
+            lambda tokens: self._open_turn(tokens, context, adapter),
+            self._parts.check_length,
         )
         content = messages[-1].get("content")
         opened.write(content if isinstance(content, str) else "")
         return opened
 
-    def _open_turn(self, tokens: Sequence[int], context: str) -> OpenTurn:
+    def _open_turn(self, tokens: Sequence[int], context: str, adapter: str | None) -> OpenTurn:
         turn_id = self._parts.new_turn_id(self.program_id)
         return self._parts.engine.open(
-            tokens, turn_id=turn_id, program_id=self.program_id, context=context
+            tokens,
+            turn_id=turn_id,
+            program_id=self.program_id,
+            context=context,
+            adapter=adapter,
         )
 
     async def chat(
@@ -304,6 +317,7 @@ class Program:
         next_tool: str | None = None,
         last: bool = False,
         hints: TurnHints = NO_HINTS,
+        adapter: str | None = None,
         opened: OpenChat | None = None,
     ) -> TurnResult:
         """Run a turn of chat messages to its end. Arguments and errors as ``chat_stream``'s."""
@@ -316,6 +330,7 @@ class Program:
             next_tool=next_tool,
             last=last,
             hints=hints,
+            adapter=adapter,
             opened=opened,
         )
         async with stream:
@@ -336,6 +351,7 @@ class Program:
         next_tool: str | None,
         last: bool,
         hints: TurnHints,
+        adapter: str | None,
         *,
         note: Callable[[Sequence[int], str], None],
         opened: OpenTurn | None = None,
@@ -355,6 +371,7 @@ class Program:
             next_tool=next_tool,
             last=last,
             hints=hints,
+            adapter=adapter,
         )
         self.life.start_turn(turn_id)
         self._note_turn(started=True)

@@ -5,61 +5,41 @@ from __future__ import annotations
 import itertools
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
 
+from agentrt.assembly import EngineFactory, find_models, load_model, log_taken, plan_pools
+from agentrt.engine.memory import MemoryPlan
 from agentrt.errors import ConfigError, InvalidRequest, ProgramTooLarge, SandboxUnavailable
-from agentrt.hints.calls import called_tool
-from agentrt.loading import Loaded, Wanted, device_headroom, load
+from agentrt.models import ModelHost
 from agentrt.program import Program, ProgramParts
 from agentrt.resources.governor import Governor, GovernorConfig
 from agentrt.resources.intent import Intent, merged
-from agentrt.scheduling import (
-    Scheduler,
-    SchedulerConfig,
-    Surroundings,
-    make_policy,
-)
-from agentrt.scheduling.fairness import by_tenants
+from agentrt.scheduling import SchedulerConfig
 from agentrt.scheduling.plan import Event
-from agentrt.scheduling.policy import Policy, lru_score
-from agentrt.scheduling.tenants import TenantBook, TenantSettings, with_quotas
-from agentrt.tools import tool_name
+from agentrt.scheduling.policy import AdmitAll
+from agentrt.scheduling.tenants import TenantBook, TenantSettings
+from agentrt.served import ServedModel
 
 if TYPE_CHECKING:
-    import torch
-
-    from agentrt.engine.backend import TurnBackend
-    from agentrt.engine.engine import Engine, EngineStatistics
-    from agentrt.engine.kernels import Kernels
-    from agentrt.engine.model.base import Model
+    from agentrt.engine.engine import EngineStatistics
     from agentrt.engine.model.load import Implementation
     from agentrt.engine.observed import OnStep
     from agentrt.engine.tokens import Tokenizer
     from agentrt.sandbox.base import Sandbox, SandboxSpec
     from agentrt.sandbox.choose import Choice
-    from agentrt.tiering import Costs
 
 __all__ = ["Runtime", "RuntimeConfig"]
 
-POOL_SHARE = 0.25
-"""Share of the free memory that the page pool takes where no size is named."""
-LARGEST_DEFAULT_POOL = 131_072
-"""Tokens; more is taken only when it is asked for."""
-
-
 NEWCOMER_SHARE = 0.75
 """Share of a step's tokens that prefills under way leave to who waits, where newcomers preempt."""
-
-
-SMALLEST_DEFAULT_POOL = 2048
-"""Tokens that must fit beside the weights where no size is named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +49,16 @@ class RuntimeConfig:
     Args:
         model: a Hugging Face model directory or a model's name on the hub, as ``org/name``; None
             makes and uses a small seeded one, which has a real architecture and speaks nonsense.
+            ``NAME=MODEL`` serves it under another name.
+        more_models: others to serve beside it, likewise; a request names its model. Those that do
+            not fit at the same time are loaded in place of each other.
+        adapters: LoRA adapters in PEFT's layout, each ``NAME=DIR`` for the first model or
+            ``MODEL:NAME=DIR``; a turn names the one that it goes through.
         model_impl: who computes it: ``native`` our own decoder, ``transformers`` its code with its
             attention on our pages, ``auto`` our own where it knows the architecture.
         policy: a scheduling policy's name, see ``agentrt.scheduling.policy_names``.
-        pool_tokens: KV tokens; None takes a quarter of the free memory, at most 131,072 tokens.
+        pool_tokens: KV tokens; None takes what a GPU has left, and on a CPU a quarter of that, at
+            most 131,072 tokens.
         host_kv_bytes: host memory for KV that has no place in the pool; 0: none. What is copied
             there and back is the policy's decision.
         kv_dtype: what KV is kept as: ``auto`` (the model's dtype), ``int8`` or ``fp8``, which take
@@ -111,6 +97,8 @@ class RuntimeConfig:
     """
 
     model: str | None = None
+    more_models: tuple[str, ...] = ()
+    adapters: tuple[str, ...] = ()
     model_impl: Implementation = "auto"
     policy: str = "fixed-ttl=30"
     pool_tokens: int | None = None
@@ -167,31 +155,58 @@ class RuntimeConfig:
 
 
 class Runtime:
-    """Serves programs. Made by ``Runtime.open``."""
+    """Serves programs. Made by ``Runtime.open``.
+
+    Attributes:
+        models: what is served; the first is for programs that name none.
+        memory: the plan of the device's memory.
+    """
 
     def __init__(
         self,
         config: RuntimeConfig,
-        engine: Engine,
-        model: Model,
-        tokenizer: Tokenizer,
-        model_name: str,
+        host: ModelHost,
         choice: Choice | None,
         clock: Callable[[], float],
-        tenants: TenantBook,
         governor: Governor,
     ) -> None:
         self.config = config
-        self.tenants = tenants
         self.governor = governor
-        self.tokenizer = tokenizer
-        self.model_name = model_name
-        self.max_context = model.config.max_positions
         self.sandbox_choice = choice
         self.clock = clock
-        self._engine = engine
+        self._host = host
         self._turn_numbers = itertools.count(1)
-        self._programs: dict[str, Program] = {}
+        self._programs: dict[tuple[str, str], Program] = {}
+
+    @property
+    def memory(self) -> MemoryPlan:
+        """The plan of the device's memory."""
+        return self._host.plan
+
+    @property
+    def models(self) -> Sequence[ServedModel]:
+        """What is served, in the order in which it was named."""
+        return self._host.models
+
+    @property
+    def model_name(self) -> str:
+        """The first model's name."""
+        return self.models[0].model_name
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The first model's tokenizer."""
+        return self.models[0].tokenizer
+
+    @property
+    def max_context(self) -> int:
+        """The first model's longest context, in tokens."""
+        return self.models[0].max_context
+
+    @property
+    def tenants(self) -> TenantBook:
+        """The accounts of tenants with the first model."""
+        return self.models[0].tenants
 
     @classmethod
     @asynccontextmanager
@@ -204,14 +219,14 @@ class Runtime:
         on_load: Callable[[int, int], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> AsyncIterator[Runtime]:
-        """Load the model, start the engine, choose the sandbox; leaving ends all of it.
+        """Load the models, start their engines, choose the sandbox; leaving ends all of it.
 
-        ``on_event`` is called in the engine's thread with every scheduler event, ``on_step`` with
+        ``on_event`` is called in an engine's thread with every scheduler event, ``on_step`` with
         every step's plan, start and end. ``on_load`` is told bytes of weights that were read, and
-        in all, from a thread of its own.
+        in all, from a thread of its own; of one model after the other.
 
         Raises:
-            ConfigError, ModelError: a setting or the model directory is wrong.
+            ConfigError, ModelError: a setting or a model directory is wrong, or a model too large.
             SandboxUnavailable: the sandbox that was asked for does not work here.
         """
         config = config or RuntimeConfig()
@@ -222,16 +237,37 @@ class Runtime:
                 await stack.enter_async_context(choice.provider)
                 await choice.provider.govern(governor)
                 stack.callback(governor.close)
-            # Loading cannot be interrupted half-way; it is short.
-            loaded = await anyio.to_thread.run_sync(_load, config, on_load)
-            kernels = await anyio.to_thread.run_sync(_prepare, config, loaded.model)
-            model, tokenizer, name = loaded.model, loaded.tokenizer, loaded.name
-            assemble = partial(_assemble, on_event=on_event, on_step=on_step, clock=clock)
-            engine, tenants = await anyio.to_thread.run_sync(assemble, config, loaded, kernels)
-            await stack.enter_async_context(engine)
-            runtime = cls(config, engine, model, tokenizer, name, choice, clock, tenants, governor)
+            found = await anyio.to_thread.run_sync(find_models, config)
+            plan = await anyio.to_thread.run_sync(plan_pools, config, found)
+            factory = EngineFactory(config, len(found), on_event, on_step, clock)
+            host = ModelHost(plan, lambda model: factory.make(model.found, model.plan))
+            runtime = cls(config, host, choice, clock, governor)
+            for one in found:
+                book = TenantBook(config.tenants, AdmitAll())
+                host.models.append(
+                    ServedModel(one, plan.of(one.name), book, host.acquire, runtime.program)
+                )
+            stack.push_async_callback(host.aclose)
+            first = [model for model in host.models if model.plan.resident]
+            # Loading cannot be interrupted half-way; it is short. All weights come before any pool.
+            loads = [
+                await anyio.to_thread.run_sync(load_model, config, model.found, on_load)
+                for model in first
+            ]
+            for model, load in zip(first, loads, strict=True):
+                wire = partial(factory.wire, *load, model.plan.pages)
+                host.start(model, await anyio.to_thread.run_sync(wire))
+            log_taken(plan, found[0].wanted.device)
             stack.push_async_callback(runtime._end_programs)
             yield runtime
+
+    def model(self, name: str) -> ServedModel:
+        """Return a model that is served.
+
+        Raises:
+            InvalidRequest: there is none of that name; names those that there are.
+        """
+        return self._host.find(name)
 
     def program(
         self,
@@ -239,31 +275,68 @@ class Runtime:
         *,
         tenant: str = "default",
         intent: Intent | None = None,
+        model: str | None = None,
     ) -> Program:
         """Return a new program; enter it, or call its ``end``.
 
-        ``intent`` is the default of all its tool calls, as ``intent(priority="low")``.
+        ``intent`` is the default of all its tool calls, as ``intent(priority="low")``. ``model``
+        names what computes its turns; None is the first model.
 
         Raises:
-            InvalidRequest: a program with this id is open.
+            InvalidRequest: a program with this id is open, or there is no such model.
         """
         from agentrt.engine.tokens import PromptBuilder
 
+        served = self.models[0] if model is None else self.model(model)
         name = program_id or f"program-{uuid.uuid4().hex[:12]}"
-        if name in self._programs:
+        key = (served.model_name, name)
+        if key in self._programs:
             raise InvalidRequest(f"Program {name} is open already.", remedy="Use another id.")
         parts = ProgramParts(
-            engine=self._engine,
-            tokenizer=self.tokenizer,
-            make_builder=partial(PromptBuilder, self.tokenizer),
+            engine=served,
+            tokenizer=served.tokenizer,
+            make_builder=partial(PromptBuilder, served.tokenizer),
             make_sandbox=partial(self._make_sandbox, name, tenant, intent),
             governor=self.governor,
             new_turn_id=lambda program: f"{program}#{next(self._turn_numbers)}",
-            check_length=self._check_length,
-            forget=self._forget,
+            check_length=partial(_check_length, served.max_context),
+            forget=lambda program: self._forget(key),
         )
-        program = self._programs[name] = Program(name, tenant, parts)
+        program = self._programs[key] = Program(name, tenant, parts)
         return program
+
+    @property
+    def adapters(self) -> list[str]:
+        """The names of the first model's adapters."""
+        return self.models[0].adapters
+
+    async def load_adapter(
+        self, name: str, directory: Path | str, *, model: str | None = None
+    ) -> None:
+        """Offer another LoRA adapter, for the first model where none is named.
+
+        It takes memory that the plan has left in reserve. A model that is put out of device memory
+        comes back with the adapters that it was opened with.
+
+        Raises:
+            ModelError: it is malformed, not supported, or does not fit the model.
+            ConfigError: its name is taken, or the model cannot have adapters or is not loaded.
+        """
+        served = self.models[0] if model is None else self.model(model)
+        taken = [each.model_name for each in self.models]
+        taken += [adapter for each in self.models for adapter in each.adapters]
+        if name in taken:
+            raise ConfigError(f"There is {name!r} already.", remedy="Choose another name.")
+        await anyio.to_thread.run_sync(served.load_adapter, name, directory)
+
+    def drop_adapter(self, name: str, *, model: str | None = None) -> None:
+        """Offer an adapter no longer; turns that go through it do so to their ends.
+
+        Raises:
+            InvalidRequest: there is none of that name.
+        """
+        served = self.models[0] if model is None else self.model(model)
+        served.drop_adapter(name)
 
     async def sandbox(self, spec: SandboxSpec) -> Sandbox:
         """Make a sandbox that no program of this process owns; the caller closes it.
@@ -276,19 +349,11 @@ class Runtime:
         return await self._make_sandbox(spec.program, spec.tenant, None, spec)
 
     def statistics(self) -> EngineStatistics:
-        """Return the figures as of the last step; never blocks."""
-        return self._engine.statistics()
+        """Return the first model's figures as of the last step; never blocks."""
+        return self.models[0].statistics()
 
-    def _check_length(self, prompt: int, output: int) -> None:
-        if prompt + output > self.max_context:
-            raise ProgramTooLarge(
-                f"{prompt} prompt and {output} output tokens exceed the model's context of "
-                f"{self.max_context}.",
-                remedy="Shorten the prompt or lower max_tokens.",
-            )
-
-    def _forget(self, program_id: str) -> None:
-        self._programs.pop(program_id, None)
+    def _forget(self, key: tuple[str, str]) -> None:
+        self._programs.pop(key, None)
 
     async def _make_sandbox(
         self, program: str | None, tenant: str | None, intent: Intent | None, spec: SandboxSpec
@@ -320,177 +385,9 @@ async def _choose_sandbox(config: RuntimeConfig) -> Choice | None:
     return await choose(config.sandbox, trusted=config.trusted, image=config.image)
 
 
-def _load(config: RuntimeConfig, on_load: Callable[[int, int], None] | None) -> Loaded:
-    """Load model and tokenizer; blocking."""
-    import torch
-
-    from agentrt.engine.pace import allowed_threads
-
-    torch.set_num_threads(config.threads or allowed_threads())
-    device = _device(config.device)
-    wanted = Wanted(
-        model=config.model,
-        implementation=config.model_impl,
-        dtype=_dtype(config.dtype, device),
-        device=device,
-        pool_tokens=config.pool_tokens or SMALLEST_DEFAULT_POOL,
-    )
-    return load(wanted, on_load)
-
-
-def _prepare(config: RuntimeConfig, model: Model) -> Kernels:
-    """Compile kernels at their first use and pack the weights for them; blocking."""
-    from agentrt.engine.kernels import choose_kernels, prepare
-
-    kernels = choose_kernels(config.attention, model.device.type)
-    prepare(model, kernels, config.quant)
-    return kernels
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return str(torch.empty(0, device=name).device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"The device {name!r} cannot be used: {str(error).splitlines()[0]}.",
-            remedy="Use auto, cpu, or a CUDA device that nvidia-smi shows.",
-        ) from error
-
-
-def _dtype(name: str, device: str) -> torch.dtype:
-    import torch
-
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    known["auto"] = torch.float32 if device == "cpu" else torch.bfloat16
-    if name not in known:
-        raise ConfigError(f"There is no dtype {name!r}.", remedy=f"Use one of {sorted(known)}.")
-    return known[name]
-
-
-def _assemble(
-    config: RuntimeConfig,
-    loaded: Loaded,
-    kernels: Kernels,
-    *,
-    on_event: Callable[[Event], None] | None,
-    on_step: OnStep | None,
-    clock: Callable[[], float],
-) -> tuple[Engine, TenantBook]:
-    """Wire page cache, policy, scheduler, attention and backend into an engine."""
-    from agentrt.engine.draft import make_drafter
-    from agentrt.engine.engine import Engine
-    from agentrt.engine.gpu.choose import choose_steps, make_backend
-    from agentrt.engine.kernels import make_attention, warm_up
-    from agentrt.engine.kv import PageCache
-    from agentrt.engine.observed import ObservedBackend
-    from agentrt.engine.pace import PacedBackend, allowed_threads
-    from agentrt.engine.tuner import ThreadTuner
-    from agentrt.tiering import make_tier, measured_costs
-
-    model, pages = loaded.model, _pool_pages(config, loaded.model)
-    new_attention = partial(
-        make_attention,
-        kernels,
-        model.config,
-        pages,
-        config.page_size,
-        model.dtype,
-        model.device,
-        config.kv_dtype,
-    )
-    preempt = config.preempts(model.device.type)
-    mode = partial(choose_steps, config.graphs, config.overlap, model.device.type)
-    computing, steps = make_backend(model, new_attention, mode, config.max_seqs)
-    if model.device.type == "cuda":
-        warm_up(model, computing.attention())
-    tier = make_tier(config, loaded.directory, model, computing.attention)
-    costs = measured_costs(
-        model, computing.attention(), tier, config.token_budget, measure=config.measure
-    )
-    policy, tenants = _policy(config, costs, pages * config.page_size)
-    retention = policy.retention
-    kv = PageCache(pages, config.page_size, retention.score, rescore=retention.rescore)
-    host = None
-    if tier is not None:
-        host = PageCache(tier.pages, config.page_size, lru_score, evicted=tier.evicted)
-        tier.keep_in_files(host.runs)
-    scheduler = Scheduler(
-        kv,
-        policy,
-        config.scheduler_config(preempt=preempt),
-        host=host,
-        archive=None if tier is None else tier.archive,
-        step_observer=costs.prefill,
-        drafter=make_drafter(_draft(config.draft, steps.overlap), computing.foresee),
-    )
-    backend: TurnBackend = computing
-    if config.threads is None and model.device.type == "cpu":
-        backend = PacedBackend(backend, ThreadTuner(allowed_threads()), clock)
-    if on_step is not None:
-        backend = ObservedBackend(backend, on_step, clock)
-    engine = Engine(
-        scheduler,
-        backend,
-        tokenizer=loaded.tokenizer,
-        clock=clock,
-        on_event=on_event,
-        called_tool=partial(called_tool, command_name=tool_name),
-        mover=tier,
-        overlap=steps.overlap,
-        preempt=preempt,
-    )
-    return engine, tenants
-
-
-def _draft(mode: str, overlap: bool) -> str:
-    """Return the draft mode: guesses and steps launched early exclude each other."""
-    return "off" if mode == "auto" and overlap else mode
-
-
-def _policy(config: RuntimeConfig, costs: Costs, capacity: int) -> tuple[Policy, TenantBook]:
-    """Make the policy, with the tenants' shares above its order where it has none of its own."""
-    weights = {name: one.weight for name, one in config.tenants.items()}
-    around = Surroundings(
-        prefill_seconds=costs.prefill,
-        reload_seconds=costs.reload,
-        capacity=capacity,
-        tenants=weights,
-    )
-    policy = make_policy(config.policy, around)
-    if policy.groups is None and any(weight != 1 for weight in weights.values()):
-        policy = by_tenants(policy, weights)
-    return with_quotas(policy, config.tenants)
-
-
-def _pool_pages(config: RuntimeConfig, model: Model) -> int:
-    """Return the size of the page pool in pages.
-
-    Raises:
-        ConfigError: the size that was asked for is no page, or does not fit the free memory.
-    """
-    from agentrt.engine.attention.quantized import kv_bytes_per_token
-
-    per_token = kv_bytes_per_token(model.config, model.dtype, config.kv_dtype)
-    room = device_headroom(str(model.device))
-    free = room.bytes
-    if config.page_size < 1:
-        raise ConfigError(f"page_size is {config.page_size}.", remedy="Use at least 1; 16 is good.")
-    tokens = config.pool_tokens
-    if tokens is None:
-        tokens = min(LARGEST_DEFAULT_POOL, int(free * POOL_SHARE) // per_token)
-    if tokens < config.page_size:
-        raise ConfigError(
-            f"A pool of {tokens} tokens is less than a page of {config.page_size}.",
-            remedy="Name a larger pool, for example 16384 tokens, or free some memory.",
+def _check_length(longest: int, prompt: int, output: int) -> None:
+    if prompt + output > longest:
+        raise ProgramTooLarge(
+            f"{prompt} prompt and {output} output tokens exceed the model's context of {longest}.",
+            remedy="Shorten the prompt or lower max_tokens.",
         )
-    if tokens * per_token > free:
-        raise ConfigError(
-            f"A pool of {tokens} tokens takes {tokens * per_token:,} bytes; {free:,} are "
-            f"{room.bound}.",
-            remedy=f"Ask for at most {free // per_token} tokens.",
-        )
-    return tokens // config.page_size

@@ -12,6 +12,7 @@ from agentrt.engine.params import SamplingParams
 from agentrt.scheduling.plan import Sample, StepPlan, StepResult
 
 if TYPE_CHECKING:
+    from agentrt.engine.lora.adapter import Adapter
     from agentrt.engine.matcher import CompiledGrammar
 
 __all__ = ["EngineSample", "StepHandle", "TokenLogprob", "TurnBackend"]
@@ -65,11 +66,13 @@ class TurnBackend(Protocol):
         forced: Sequence[int] | None = None,
         choices: ChoiceTrie | None = None,
         grammar: CompiledGrammar | None = None,
+        adapter: Adapter | None = None,
     ) -> None:
         """Make a turn known. With ``forced``, every step is computed and these tokens come out.
 
         ``choices`` are the tokens of ``sampling.choices``: one of these paths comes out.
-        ``grammar`` is ``sampling.grammar``, compiled for the model's tokens.
+        ``grammar`` is ``sampling.grammar``, compiled for the model's tokens. ``adapter`` is what
+        the turn goes through beside the model's weights.
 
         Raises:
             InvalidRequest: a token is not in the vocabulary, or a list is empty.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ from agentrt.engine.choices import ChoiceTrie, encode_choices
 from agentrt.engine.faults import RestartLimits
 from agentrt.engine.grammar import Grammar, grammar_error
 from agentrt.engine.loop import EngineLoop
+from agentrt.engine.lora.book import AdapterBook
 from agentrt.engine.opened import OpenTurn
 from agentrt.engine.output import StreamTokenizer, TurnOutput
 from agentrt.engine.params import SamplingParams
@@ -40,6 +41,7 @@ from agentrt.scheduling.plan import (
 from agentrt.scheduling.tokens import TokenList
 
 if TYPE_CHECKING:
+    from agentrt.engine.lora.adapter import Adapter
     from agentrt.engine.matcher import CompiledGrammar, GrammarCompiler
 
 __all__ = ["Chunk", "Engine", "EngineRequest", "EngineStatistics", "OpenTurn", "TurnStream"]
@@ -66,6 +68,8 @@ class EngineRequest:
     next_tool: str | None = None
     last: bool = False
     hints: TurnHints = NO_HINTS
+    adapter: str | None = None
+    """Name of the adapter to go through; None is the model alone."""
 
     def validate(self) -> None:
         """Check what can be checked without the model.
@@ -99,6 +103,7 @@ class Engine:
         check: verify the scheduler's integrity after every step; for tests, as it takes time.
         called_tool: names the tool that an answer calls, for turns that do not say it ahead.
         limits: how often the engine may start anew after faults.
+        adapters: those that requests may name.
         mover: carries out the scheduler's transfers, where it has a host tier; started and closed
             with the engine.
         overlap: launch a step before the last one's tokens are read, where the backend can. It
@@ -122,8 +127,10 @@ class Engine:
         limits: RestartLimits | None = None,
         overlap: bool = False,
         preempt: bool = False,
+        adapters: AdapterBook | None = None,
     ) -> None:
         self._tokenizer = tokenizer
+        self._adapters = adapters or AdapterBook()
         self._eos_ids = eos_ids | (tokenizer.eos_ids if tokenizer is not None else frozenset())
         self._clock = clock
         self._loop = EngineLoop(
@@ -158,33 +165,44 @@ class Engine:
         """Hand in a turn and return its stream once the scheduler has taken it.
 
         Raises:
-            InvalidRequest: a field is wrong, or the turn id is in use.
+            InvalidRequest: a field is wrong, the turn id is in use, or there is no such adapter.
             GrammarError: the sampling's grammar cannot be used.
             ProgramTooLarge: the turn can never fit the page pool.
             QueueFull: too many turns are waiting.
             BackendUnavailable: the engine is not running, is shutting down, or has broken.
         """
-        return await self._hand_in(request, None)
+        return await self.hand_in(request, None)
 
     def open(
-        self, prefix: Sequence[int], *, turn_id: str, program_id: str, context: str = "main"
+        self,
+        prefix: Sequence[int],
+        *,
+        turn_id: str,
+        program_id: str,
+        context: str = "main",
+        adapter: str | None = None,
+        hand_in: Callable[[EngineRequest, str], Awaitable[TurnStream]] | None = None,
     ) -> OpenTurn:
         """Open a turn whose prompt begins with ``prefix`` and is not complete yet.
 
         It is computed as it grows, with what the turns of a step leave over. Never waits; what
-        goes wrong with it is logged, and shows in the sealed turn if it matters.
+        goes wrong with it is logged, and shows in the sealed turn if it matters. ``hand_in`` takes
+        the sealed request, by default this engine's.
 
         Raises:
-            InvalidRequest: ``prefix`` is empty.
+            InvalidRequest: ``prefix`` is empty, or there is no such adapter.
         """
         if len(prefix) == 0:
             raise InvalidRequest("prefix is empty.", remedy="Give prefix at least one token.")
-        request = OpenRequest(turn_id, program_id, TokenList(prefix), context)
-        self._loop.open(request, list(prefix))
-        return OpenTurn(turn_id, prefix, self._loop, self._hand_in)
+        found = None if adapter is None else self._adapters.find(adapter)
+        request = OpenRequest(turn_id, program_id, _keyed(prefix, found), context)
+        self._loop.open(request, list(prefix), found)
+        return OpenTurn(turn_id, prefix, self._loop, hand_in or self.hand_in)
 
-    async def _hand_in(self, request: EngineRequest, opened: str | None) -> TurnStream:
+    async def hand_in(self, request: EngineRequest, opened: str | None) -> TurnStream:
+        """Hand in a turn that seals the open turn ``opened``. See ``submit``."""
         request.validate()
+        adapter = None if request.adapter is None else self._adapters.find(request.adapter)
         output = TurnOutput(
             request.sampling,
             tokenizer=self._tokenizer,
@@ -198,7 +216,7 @@ class Engine:
         turn = TurnRequest(
             turn_id=request.turn_id,
             program_id=request.program_id,
-            tokens=TokenList(request.prompt),
+            tokens=_keyed(request.prompt, adapter),
             max_output=_max_output(request, choices),
             context=request.context,
             tenant=request.tenant,
@@ -211,7 +229,7 @@ class Engine:
                 "The engine was not started.", remedy="Call start(), or use `async with engine`."
             )
         asked = (request.prompt, request.sampling, forced, choices)
-        self._loop.submit(turn, *asked, output, stream, grammar, opened)
+        self._loop.submit(turn, *asked, output, stream, grammar, opened, adapter)
         await stream.accepted()
         return stream
 
@@ -308,6 +326,11 @@ class Engine:
     def __repr__(self) -> str:
         figures = self.statistics()
         return f"<Engine [{figures.state}, {figures.turns} turns, {figures.steps} steps]>"
+
+
+def _keyed(prompt: Sequence[int], adapter: Adapter | None) -> TokenList:
+    """Return a prompt whose pages no turn of another adapter finds."""
+    return TokenList(prompt, None if adapter is None else adapter.namespace)
 
 
 def _max_output(request: EngineRequest, choices: ChoiceTrie | None) -> int:

@@ -20,6 +20,7 @@ from agentrt.errors import InternalError, InvalidRequest
 from agentrt.scheduling.plan import Sample, SeqSlice, StepPlan, StepResult
 
 if TYPE_CHECKING:
+    from agentrt.engine.lora.adapter import Adapter
     from agentrt.engine.matcher import CompiledGrammar, GrammarCursor
 
 __all__ = ["FakeTurnBackend", "fake_output"]
@@ -51,6 +52,8 @@ class _FakeTurn:
     forced: Sequence[int] | None
     choices: ChoiceCursor | None
     grammar: GrammarCursor | None = None
+    begin: int = 0
+    """The hash of no tokens: another one for each adapter."""
     emitted: int = 0
 
     def next(self, free: int, vocab_size: int) -> int:
@@ -114,6 +117,7 @@ class FakeTurnBackend(TurnBackend):
         forced: Sequence[int] | None = None,
         choices: ChoiceTrie | None = None,
         grammar: CompiledGrammar | None = None,
+        adapter: Adapter | None = None,
     ) -> None:
         """Make a turn known.
 
@@ -127,7 +131,8 @@ class FakeTurnBackend(TurnBackend):
         self._check((*prompt, *(forced or ()), *closed))
         cursor = None if choices is None else ChoiceCursor(choices)
         follow = None if grammar is None else grammar.start()
-        self._turns[turn_id] = _FakeTurn(list(prompt), forced, cursor, follow)
+        begin = 0 if adapter is None else _advance(0, -adapter.namespace)
+        self._turns[turn_id] = _FakeTurn(list(prompt), forced, cursor, follow, begin)
 
     def revise(self, turn_id: str, keep: int, tokens: Sequence[int]) -> None:
         """Replace the end of a prompt.
@@ -184,8 +189,9 @@ class FakeTurnBackend(TurnBackend):
 
     def _compute(self, piece: SeqSlice) -> list[int]:
         """Write the slice's slots; return the states of its newest token and of its draft."""
-        tokens = [*self._turns[piece.turn_id].tokens, *piece.draft]
-        state = 0
+        turn = self._turns[piece.turn_id]
+        tokens = [*turn.tokens, *piece.draft]
+        state = turn.begin
         states: list[int] = []
         for position in range(piece.start + piece.count):
             state = _advance(state, tokens[position])

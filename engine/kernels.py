@@ -26,6 +26,7 @@ from agentrt.engine.attention.torch_paged import TorchPagedAttention
 from agentrt.engine.model.base import Model
 from agentrt.engine.model.config import ModelShape
 from agentrt.engine.model.decoder import Decoder
+from agentrt.engine.model.fp8 import Fp8Linear
 from agentrt.engine.model.linear import (
     Int8Linear,
     Linear,
@@ -36,6 +37,7 @@ from agentrt.engine.model.linear import (
     onednn_works,
 )
 from agentrt.engine.model.ops import NativeOps
+from agentrt.engine.model.sizes import check_quant
 from agentrt.errors import ConfigError
 
 __all__ = [
@@ -214,13 +216,13 @@ def prepare(model: Model, kernels: Kernels, quant: str | None = None) -> None:
     Args:
         model: the model; its old weights are freed one by one.
         kernels: what was chosen.
-        quant: ``int8`` rounds the weights of all linear layers to int8; None keeps them.
+        quant: ``int8`` rounds the weights of all linear layers to int8; ``fp8`` says that those of
+            the layers were loaded as fp8; None keeps them.
 
     Raises:
         ConfigError: an unknown ``quant``, or one that these kernels or this dtype cannot do.
     """
-    if quant not in (None, "int8"):
-        raise ConfigError(f"There is no quantization {quant!r}.", remedy="Use int8, or none.")
+    check_quant(quant)
     if not isinstance(model, Decoder):
         if quant is not None:
             raise ConfigError(
@@ -230,7 +232,12 @@ def prepare(model: Model, kernels: Kernels, quant: str | None = None) -> None:
         return
     library = kernels.library
     bf16 = model.dtype == torch.bfloat16 and model.device.type == "cpu"
-    if quant is not None and (library is None or not bf16):
+    if (quant == "fp8") != model.has_fp8:
+        raise ConfigError(
+            "Weights become fp8 while it is loaded, not afterwards.",
+            remedy="Load the model with the quantization that it is prepared with.",
+        )
+    if quant == "int8" and (library is None or not bf16):
         raise ConfigError(
             "int8 weights need the native kernels and a bfloat16 model on the CPU.",
             remedy=f"Use dtype bfloat16 and device cpu; the kernels in use are torch's: "
@@ -241,7 +248,7 @@ def prepare(model: Model, kernels: Kernels, quant: str | None = None) -> None:
     if kernels.kind == "triton":
         from agentrt.engine.model.triton_ops import TritonOps
 
-        model.rebuild(_same, TritonOps())
+        model.rebuild(_with_product, TritonOps())
     elif library is not None:
         _prepare_native(model, library, bf16, quant)
     elif bf16:
@@ -258,12 +265,21 @@ def _prepare_native(model: Decoder, library: NativeLibrary, bf16: bool, quant: s
         model.share_embedding(PackedEmbedding(library, head))
 
 
+def _with_product(layer: LinearLayer) -> LinearLayer:
+    """Have few rows multiplied with fp8 weights as they are."""
+    from agentrt.engine.triton.linear8 import linear8
+
+    return layer.with_product(linear8) if isinstance(layer, Fp8Linear) else layer
+
+
 def _same(layer: LinearLayer) -> LinearLayer:
     return layer
 
 
 def _packed(library: NativeLibrary, quant: str | None, layer: LinearLayer) -> LinearLayer:
-    """Pack a plain layer; inputs that do not pair up stay as they are."""
+    """Pack a plain layer; fp8, and inputs that do not pair up, stay as they are."""
+    if isinstance(layer, Fp8Linear):
+        return layer
     linear = cast("Linear", layer)
     if quant == "int8":
         return Int8Linear(library, linear)
@@ -275,4 +291,4 @@ def _prepare_onednn(model: Decoder) -> None:
     if wrong is not None:
         _logger.warning("Weights stay unpacked, which is slower: oneDNN cannot pack (%s).", wrong)
         return
-    model.rebuild(lambda layer: OneDnnLinear(cast("Linear", layer)))
+    model.rebuild(lambda layer: OneDnnLinear(layer) if isinstance(layer, Linear) else layer)

@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from agentrt.engine.backend import TurnBackend
 from agentrt.engine.choices import ChoiceTrie
@@ -38,6 +38,7 @@ from agentrt.scheduling.plan import (
 )
 
 if TYPE_CHECKING:
+    from agentrt.engine.lora.adapter import Adapter
     from agentrt.engine.matcher import CompiledGrammar
 
 __all__ = ["EngineLoop"]
@@ -64,14 +65,13 @@ class _Submit:
     stream: TurnStream
     at: float
     opened: str | None
+    adapter: Adapter | None
 
     def open(self, backend: TurnBackend) -> None:
         """Make the turn known to the backend."""
         asked = (self.request.turn_id, self.prompt, self.sampling, self.forced, self.choices)
-        if self.grammar is None:
-            backend.open(*asked)
-        else:
-            backend.open(*asked, grammar=self.grammar)
+        more: dict[str, Any] = {"grammar": self.grammar, "adapter": self.adapter}
+        backend.open(*asked, **{name: what for name, what in more.items() if what is not None})
 
 
 _Call: TypeAlias = Callable[[SchedulerProtocol, float], object]
@@ -139,6 +139,7 @@ class EngineLoop:
         stream: TurnStream,
         grammar: CompiledGrammar | None = None,
         opened: str | None = None,
+        adapter: Adapter | None = None,
     ) -> None:
         """Post a turn, which may seal the open turn ``opened``.
 
@@ -154,7 +155,17 @@ class EngineLoop:
             at = self._clock()
             self._commands.append(
                 _Submit(
-                    request, prompt, sampling, forced, choices, grammar, output, stream, at, opened
+                    request,
+                    prompt,
+                    sampling,
+                    forced,
+                    choices,
+                    grammar,
+                    output,
+                    stream,
+                    at,
+                    opened,
+                    adapter,
                 )
             )
             self._changed.notify()
@@ -166,11 +177,14 @@ class EngineLoop:
                 self._commands.append(function)
                 self._changed.notify()
 
-    def open(self, request: OpenRequest, prompt: Sequence[int]) -> None:
+    def open(
+        self, request: OpenRequest, prompt: Sequence[int], adapter: Adapter | None = None
+    ) -> None:
         """Have a prompt computed ahead while it grows. It is advice: what fails is only logged."""
 
         def begin(scheduler: SchedulerProtocol, now: float) -> None:
-            self._backend.open(request.turn_id, prompt, _AHEAD)
+            more: dict[str, Any] = {} if adapter is None else {"adapter": adapter}
+            self._backend.open(request.turn_id, prompt, _AHEAD, **more)
             self._ahead.add(request.turn_id)
             scheduler.open(request)
 

@@ -13,6 +13,7 @@ from agentrt.engine.params import SamplingParams
 from agentrt.scheduling.plan import StepPlan, StepResult
 
 if TYPE_CHECKING:
+    from agentrt.engine.lora.adapter import Adapter
     from agentrt.engine.matcher import CompiledGrammar
 
 __all__ = ["ForwardingBackend", "ObservedBackend", "OnStep"]
@@ -35,9 +36,10 @@ class ForwardingBackend(TurnBackend):
         forced: Sequence[int] | None = None,
         choices: ChoiceTrie | None = None,
         grammar: CompiledGrammar | None = None,
+        adapter: Adapter | None = None,
     ) -> None:
         """Make a turn known. See ``TurnBackend.open``."""
-        self._inner.open(turn_id, prompt, sampling, forced, choices, grammar)
+        self._inner.open(turn_id, prompt, sampling, forced, choices, grammar, adapter)
 
     def revise(self, turn_id: str, keep: int, tokens: Sequence[int]) -> None:
         """Replace the end of a prompt. See ``TurnBackend.revise``."""

@@ -21,6 +21,7 @@ from agentrt.engine.backend import StepHandle, TurnBackend
 from agentrt.engine.choices import ChoiceTrie, check_encoded
 from agentrt.engine.grammar import check_compiled
 from agentrt.engine.lanes import sample
+from agentrt.engine.lora.batch import AdapterBatch
 from agentrt.engine.model.base import Model
 from agentrt.engine.params import SamplingParams
 from agentrt.engine.sampling import GrammarState, TurnSampling
@@ -29,6 +30,7 @@ from agentrt.errors import InternalError, InvalidRequest
 from agentrt.scheduling.plan import StepPlan, StepResult
 
 if TYPE_CHECKING:
+    from agentrt.engine.lora.adapter import Adapter
     from agentrt.engine.masks import MaskTimes, MaskWorker
     from agentrt.engine.matcher import CompiledGrammar
 
@@ -94,6 +96,7 @@ class TorchBackend(TurnBackend):
         forced: Sequence[int] | None = None,
         choices: ChoiceTrie | None = None,
         grammar: CompiledGrammar | None = None,
+        adapter: Adapter | None = None,
     ) -> None:
         """Make a turn known; see :class:`~agentrt.engine.backend.TurnBackend`.
 
@@ -118,7 +121,7 @@ class TorchBackend(TurnBackend):
             None if grammar is None else self._follow(grammar),
         )
         plain = recorded is None and state.memoryless
-        self._turns[turn_id] = Turn(ids, len(ids), len(ids), state, recorded, plain)
+        self._turns[turn_id] = Turn(ids, len(ids), len(ids), state, recorded, adapter, plain)
 
     def revise(self, turn_id: str, keep: int, tokens: Sequence[int]) -> None:
         """Replace the end of a prompt; see :class:`~agentrt.engine.backend.TurnBackend`.
@@ -211,7 +214,8 @@ class TorchBackend(TurnBackend):
         tokens, positions = self._tokens[: plan.tokens], self._positions[: plan.tokens]
         unwanted = self._unwanted if plan.tokens - len(plan.slices) >= LONG else None
         try:
-            return _Computed(plan, self._forward(tokens, positions, layout, rows, unwanted))
+            logits = self._forward(tokens, positions, layout, rows, unwanted, self._adapters(plan))
+            return _Computed(plan, logits)
         except StepAbandoned:
             return _Abandoned(plan)
 
@@ -225,6 +229,14 @@ class TorchBackend(TurnBackend):
         pieces = [piece for piece in handle.plan.slices if piece.sample]
         return sample(pieces, [self._turns[piece.turn_id] for piece in pieces], handle.logits)
 
+    def _adapters(self, plan: StepPlan) -> AdapterBatch | None:
+        """Return what the slices go through beside the model; None for a step without adapters."""
+        with_adapter = [self._turns[piece.turn_id].adapter for piece in plan.slices]
+        if not any(with_adapter):
+            return None
+        counts = [piece.count for piece in plan.slices]
+        return AdapterBatch.of(list(zip(with_adapter, counts, strict=True)), self._model.device)
+
     def _forward(
         self,
         tokens: Ids,
@@ -232,6 +244,7 @@ class TorchBackend(TurnBackend):
         layout: BatchLayout,
         rows: list[int],
         unwanted: Callable[[], bool] | None = None,
+        adapters: AdapterBatch | None = None,
     ) -> torch.Tensor:
         """Compute the logits of ``rows``, ``[rows, vocab]``.
 
@@ -248,6 +261,7 @@ class TorchBackend(TurnBackend):
             torch.from_numpy(positions).to(device),
             step,
             torch.tensor(rows, dtype=torch.int64, device=device),
+            **({} if adapters is None else {"adapters": adapters}),
         )
         if logits.shape != (len(rows), self._vocab_size):
             raise InternalError(

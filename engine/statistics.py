@@ -10,7 +10,8 @@ from agentrt.scheduling.plan import SchedulerStatistics
 
 __all__ = ["EngineState", "EngineStatistics"]
 
-EngineState: TypeAlias = Literal["running", "restarting", "closing", "closed", "broken"]
+EngineState: TypeAlias = Literal["running", "restarting", "closing", "closed", "broken", "unloaded"]
+"""``unloaded``: the model is not in device memory; a turn brings it back."""
 
 
 @dataclass(frozen=True, slots=True)

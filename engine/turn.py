@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agentrt.engine.sampling import TurnSampling
+
+if TYPE_CHECKING:
+    from agentrt.engine.lora.adapter import Adapter
 
 __all__ = ["Ids", "Turn"]
 
@@ -25,13 +28,18 @@ class Turn:
     prompt: int
     sampling: TurnSampling
     forced: Ids | None
+    adapter: Adapter | None = None
     plain: bool = False
     """Whether nothing but its own row of logits decides a token, and no token ends the turn."""
 
     @property
     def on_device(self) -> bool:
-        """Whether its next token can be chosen where the logits are, by parameters alone."""
-        return self.sampling.memoryless and self.sampling.params.logprobs is None
+        """Whether its next token can be chosen where the logits are, by parameters alone.
+
+        Recorded steps know no adapters.
+        """
+        alone = self.sampling.memoryless and self.sampling.params.logprobs is None
+        return alone and self.adapter is None
 
     def append(self, token: int) -> None:
         if self.length == len(self.ids):

@@ -65,7 +65,7 @@ async def test_transformers_can_be_asked_for(config: RuntimeConfig) -> None:
 async def test_a_fault_is_raised_typed_and_the_engine_starts_anew(config: RuntimeConfig) -> None:
     async with Runtime.open(config) as runtime:
         wanted = await answer(runtime, "before")
-        backend = runtime._engine._loop._backend
+        backend = runtime.models[0].engine._loop._backend
         pages = backend._attention
         faults = [RuntimeError("the kernel is bad")]
         compute = backend._model.forward
@@ -83,6 +83,38 @@ async def test_a_fault_is_raised_typed_and_the_engine_starts_anew(config: Runtim
         assert list(again.tokens) == wanted
         assert runtime.statistics().restarts == 1
         assert backend._attention is not pages
+
+
+async def test_fp8_weights_take_less_and_are_made_while_loading(config: RuntimeConfig) -> None:
+    weights = []
+    for quant in (None, "fp8"):
+        async with Runtime.open(dataclasses.replace(config, quant=quant)) as runtime:
+            assert len(await answer(runtime, "p")) == 6
+            weights.append(runtime.memory.models[0].weights)
+            assert runtime.statistics().scheduler.pages_total == runtime.memory.models[0].pages
+    assert weights[1] < weights[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"kv_dtype": "fp4"}, "no kv dtype 'fp4'"),
+        ({"quant": "fp4"}, "no quantization 'fp4'. Use int8 or fp8"),
+        ({"quant": "fp8", "model_impl": "transformers"}, "fp8 weights are for models that our own"),
+        ({"pool_tokens": 10**12}, "the weights take"),
+        ({"page_size": 0}, "page_size is 0"),
+    ],
+)
+async def test_settings_are_refused_before_weights_are_read(
+    config: RuntimeConfig, change: dict[str, object], said: str
+) -> None:
+    read: list[object] = []
+    with pytest.raises(ValueError, match=said.replace(".", r"\.")):
+        async with Runtime.open(
+            dataclasses.replace(config, **change), on_load=lambda *now: read.append(now)
+        ):
+            pass
+    assert not read
 
 
 async def test_a_bad_name_and_a_bad_implementation(config: RuntimeConfig) -> None:

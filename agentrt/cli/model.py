@@ -14,6 +14,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 from rich.text import Text
 
+from agentrt.cli import model_plan
+
 if TYPE_CHECKING:
     from agentrt.engine.model.load import ModelSource
 
@@ -26,6 +28,7 @@ app = typer.Typer(
     help="Make a seeded model of a real architecture, or describe one.\n\n"
     "Example: agentrt model make --arch qwen3 --size 15m my-model",
 )
+app.command("plan")(model_plan.command)
 
 
 @app.command()

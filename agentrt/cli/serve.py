@@ -40,11 +40,20 @@ class _Options:
 
 def command(
     model: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--model",
-            metavar="DIR|NAME",
-            help="Model directory, or org/name on the hub; default: a small seeded one.",
+            metavar="[NAME=]DIR|NAME",
+            help="Model directory, or org/name on the hub; default: a small seeded one. Several "
+            "are served side by side, chosen by a request's model.",
+        ),
+    ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--lora",
+            metavar="[MODEL:]NAME=DIR",
+            help="LoRA adapter in PEFT's layout; requests name it as their model. May be repeated.",
         ),
     ] = None,
     model_impl: Annotated[
@@ -96,7 +105,8 @@ def command(
         str, typer.Option("--attention", help="Kernels: auto, native, triton or torch.")
     ] = "auto",
     quant: Annotated[
-        str | None, typer.Option("--quant", help="int8: smaller weights, on CPU in bfloat16.")
+        str | None,
+        typer.Option("--quant", help="Smaller weights: fp8, or int8 (on CPU in bfloat16)."),
     ] = None,
     draft: Annotated[
         str,
@@ -172,8 +182,11 @@ def command(
             f"Anyone who reaches {host} could run commands here.",
             remedy="Name a file of --api-keys, or listen on 127.0.0.1.",
         )
+    models = model or []
     config = RuntimeConfig(
-        model=model,
+        model=models[0] if models else None,
+        more_models=tuple(models[1:]),
+        adapters=tuple(lora or ()),
         model_impl=_implementation(model_impl),
         policy=policy,
         pool_tokens=pool,
@@ -328,16 +341,30 @@ def _announce(
     tenants = len(set(settings.api_keys.values()))
     access = f"API keys of {tenants} tenants" if settings.api_keys else "open, no API keys"
     console.print(
-        f"[bold]Model[/]    {runtime.model_name}{nonsense}",
+        f"[bold]Model[/]    {_models_text(runtime)}{nonsense}",
         f"[bold]Policy[/]   {options.policy}",
         f"[bold]Pool[/]     {figures.pages_total * figures.page_size:,} tokens of KV, "
         f"{runtime.config.max_seqs} turns at once{_host_text(runtime)}",
+        f"[bold]Memory[/]   {_memory_text(runtime)}",
         f"[bold]Access[/]   {access}",
         f"[bold]URL[/]      http://{_address(sock, options.host)}/v1   (Ctrl-C stops)",
         sep="\n",
     )
     if not settings.api_keys and options.host not in LOOPBACK:
         console.print("Anyone who reaches this address can use it: see --api-keys.", style="yellow")
+
+
+def _models_text(runtime: Runtime) -> str:
+    """Return the names that requests may use."""
+    models = [model.model_name for model in runtime.models]
+    adapters = [name for model in runtime.models for name in model.adapters]
+    told = ", ".join(models)
+    return f"{told}; adapters {', '.join(adapters)}" if adapters else told
+
+
+def _memory_text(runtime: Runtime) -> str:
+    """Return the plan of the device's memory, in one line for each model."""
+    return "\n         ".join(runtime.memory.lines())
 
 
 def _host_text(runtime: Runtime) -> str:

@@ -10,10 +10,15 @@ __all__ = ["TokenList", "VirtualTokens"]
 
 
 class TokenList:
-    """Real token ids. ``prompt`` is copied; output is appended by the scheduler at each commit."""
+    """Real token ids. ``prompt`` is copied; output is appended by the scheduler at each commit.
 
-    def __init__(self, prompt: Sequence[int]) -> None:
+    ``namespace``, a negative number, tells keys and values apart that were computed in another way,
+    as by a model with an adapter: lists of different namespaces have no page in common.
+    """
+
+    def __init__(self, prompt: Sequence[int], namespace: int | None = None) -> None:
         self._ids = list(prompt)
+        self._apart = () if namespace is None else (namespace,)
         self._keys: list[tuple[int, ...]] = []
         self._page_size = 0
 
@@ -36,12 +41,16 @@ class TokenList:
             del self._keys[keep // self._page_size :]
 
     def page_keys(self, page_size: int, count: int) -> Sequence[Hashable]:
-        """Return one tuple of token ids for each of the first ``count`` pages."""
+        """Return one tuple of token ids for each of the first ``count`` pages.
+
+        The first begins with the namespace, if there is one: pages are found from the first on.
+        """
         if page_size != self._page_size:
             self._keys, self._page_size = [], page_size
         ids = self._ids
         for page in range(len(self._keys), count):
-            self._keys.append(tuple(ids[page * page_size : (page + 1) * page_size]))
+            key = tuple(ids[page * page_size : (page + 1) * page_size])
+            self._keys.append(key if page else (*self._apart, *key))
         return self._keys[:count]
 
 

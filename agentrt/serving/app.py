@@ -28,9 +28,8 @@ from agentrt.serving.auth import Tenants
 from agentrt.serving.errors import BodyTooLarge, NotFound, refusal
 from agentrt.serving.gate import Gate
 from agentrt.serving.guides import GuideRuns
-from agentrt.serving.jobs import JobMaker
-from agentrt.serving.metrics import CONTENT_TYPE, Metrics
-from agentrt.serving.registry import ProgramRegistry
+from agentrt.serving.metrics import CONTENT_TYPE
+from agentrt.serving.places import Asked, Places
 from agentrt.serving.requests import (
     ChatRequest,
     CompletionRequest,
@@ -40,11 +39,12 @@ from agentrt.serving.requests import (
 )
 from agentrt.serving.sandboxes import Sandboxes
 from agentrt.serving.settings import ServeSettings
-from agentrt.serving.turns import Desk, TurnResponse, encode_json
+from agentrt.serving.turns import TurnResponse, encode_json
 
 if TYPE_CHECKING:
     from agentrt.engine.tokens import PromptBuilder
     from agentrt.runtime import Runtime
+    from agentrt.served import ServedModel
 
 __all__ = ["create_app", "gate_of"]
 
@@ -59,15 +59,14 @@ def create_app(
     """Return an application that serves ``runtime``, which stays the caller's to close.
 
     Run its lifespan: it ends idle programs, and all of them at the end. ``make_builder`` makes the
-    prompt builder of a context; by default one for the runtime's tokenizer. ``wall_clock`` gives
+    prompt builder of a context; by default one for its model's tokenizer. ``wall_clock`` gives
     the Unix time that answers are stamped with.
     """
-    make = make_builder or _default_builder(runtime)
-    server = _Server(runtime, settings or ServeSettings(), make, wall_clock)
+    server = _Server(runtime, settings or ServeSettings(), make_builder, wall_clock)
     app = FastAPI(
         title="agentrt", docs_url=None, redoc_url=None, openapi_url=None, lifespan=server.lifespan
     )
-    app.state.gate = server.desk.gate
+    app.state.gate = server.gate
     app.add_api_route("/v1/models", server.models, methods=["GET"])
     app.add_api_route("/v1/models/{name:path}", server.model, methods=["GET"])
     app.add_api_route("/v1/chat/completions", server.chat, methods=["POST"])
@@ -101,10 +100,10 @@ def gate_of(app: FastAPI) -> Gate:
     return gate
 
 
-def _default_builder(runtime: Runtime) -> Callable[[], PromptBuilder]:
+def _default_builder(model: ServedModel) -> Callable[[], PromptBuilder]:
     from agentrt.engine.tokens import PromptBuilder
 
-    return partial(PromptBuilder, runtime.tokenizer)
+    return partial(PromptBuilder, model.tokenizer)
 
 
 class _Server:
@@ -114,7 +113,7 @@ class _Server:
         self,
         runtime: Runtime,
         settings: ServeSettings,
-        make_builder: Callable[[], PromptBuilder],
+        make_builder: Callable[[], PromptBuilder] | None,
         wall_clock: Callable[[], float],
     ) -> None:
         self._runtime = runtime
@@ -122,14 +121,15 @@ class _Server:
         self._wall_clock = wall_clock
         self._created = int(wall_clock())
         self._tenants = Tenants(settings.api_keys)
-        self._jobs = JobMaker(runtime, settings.default_max_tokens)
-        registry = ProgramRegistry(
-            runtime, settings.limits, make_builder=make_builder, clock=runtime.clock
+        self.gate = Gate()
+        self._places = Places(
+            runtime.models,
+            settings,
+            self.gate,
+            make_builder=_default_builder if make_builder is None else lambda model: make_builder,
+            clock=runtime.clock,
         )
-        metrics = Metrics(
-            runtime.statistics, registry.statistics, runtime.tenants.statistics, runtime.clock
-        )
-        self.desk = Desk(settings, registry, metrics, Gate())
+        self._metrics = self._places.metrics
         self.sandboxes = self._sandbox_desk() if settings.sandboxes else None
         self.guides = GuideRuns(settings.guides) if settings.guides is not None else None
 
@@ -149,12 +149,14 @@ class _Server:
                 with anyio.CancelScope(shield=True):
                     if self.sandboxes is not None:
                         await self.sandboxes.aclose()
-                    await self.desk.registry.aclose()
+                    for place in self._places:
+                        await place.desk.registry.aclose()
 
     async def _sweep(self) -> None:
         while True:
             await anyio.sleep(self._settings.sweep)
-            await self.desk.registry.sweep()
+            for place in self._places:
+                await place.desk.registry.sweep()
             if self.sandboxes is not None:
                 await self.sandboxes.sweep()
 
@@ -162,43 +164,48 @@ class _Server:
 
     async def chat(self, request: Request) -> Response:
         """``POST /v1/chat/completions``."""
-        tenant = self._admitted_tenant(request)
+        tenant = self._tenants.tenant(request.headers)
         body = await self._body(request)
         asked = parse_chat(body)
+        meant = self._meant(tenant, asked.model)
         who = self._identify(request, body, asked)
-        return TurnResponse(self.desk, self._jobs.chat(tenant, who, asked, self._head("chatcmpl")))
+        head = self._head("chatcmpl", meant)
+        job = meant.place.jobs.chat(tenant, who, asked, head, meant.adapter)
+        return TurnResponse(meant.place.desk, job)
 
-    def _admitted_tenant(self, request: Request) -> str:
-        """Return the tenant of a request for a turn.
+    def _meant(self, tenant: str, model: str | None) -> Asked:
+        """Return the model and adapter that a request for a turn means.
 
         Raises:
-            AccessDenied: it has no valid key.
+            NotFound: there is no such model.
             QuotaExceeded: the tenant's quota is used up, and a turn may not wait for more of it.
         """
-        tenant = self._tenants.tenant(request.headers)
-        seconds = self._runtime.tenants.refusal(tenant, self._runtime.clock())
+        meant = self._places.find(model)
+        seconds = meant.place.model.tenants.refusal(tenant, self._runtime.clock())
         if seconds is not None:
             raise QuotaExceeded(
                 f"The quota of {tenant} is used up, and no more of its turns may wait.",
                 remedy="Try again after the time in Retry-After, or ask for a larger quota.",
                 retry_after=seconds,
             )
-        return tenant
+        return meant
 
     async def completion(self, request: Request) -> Response:
         """``POST /v1/completions``."""
-        tenant = self._admitted_tenant(request)
+        tenant = self._tenants.tenant(request.headers)
         body = await self._body(request)
         asked = parse_completion(body)
+        meant = self._meant(tenant, asked.model)
         who = self._identify(request, body, asked)
-        return TurnResponse(
-            self.desk, self._jobs.completion(tenant, who, asked, self._head("cmpl"))
-        )
+        head = self._head("cmpl", meant)
+        job = meant.place.jobs.completion(tenant, who, asked, head, meant.adapter)
+        return TurnResponse(meant.place.desk, job)
 
     async def end_program(self, request: Request, name: str) -> Response:
-        """``DELETE /v1/programs/{name}``: end it now, with its running turns."""
+        """``DELETE /v1/programs/{name}``: end it now, with its running turns, at every model."""
         tenant = self._tenants.tenant(request.headers)
-        if not await self.desk.registry.end(tenant, name):
+        ended = [await place.desk.registry.end(tenant, name) for place in self._places]
+        if not any(ended):
             raise NotFound(
                 f"No program {name!r} is open.",
                 remedy="Use the name of the x-agentrt-program header of an answer.",
@@ -208,20 +215,19 @@ class _Server:
     def _identify(
         self, request: Request, body: dict[str, Any], asked: ChatRequest | CompletionRequest
     ) -> Identity:
-        """Return who is calling, having checked the model and counted what deserves it."""
-        self._check_model(asked.model)
+        """Return who is calling, having counted what deserves it."""
         who = identify(body, request.headers, self._runtime.clock())
-        self.desk.metrics.unknown_fields(asked.unknown)
-        self.desk.metrics.hints(who.notes)
+        self._metrics.unknown_fields(asked.unknown)
+        self._metrics.hints(who.notes)
         if request.headers.get("x-stainless-retry-count", "0") != "0":
-            self.desk.metrics.retried()
+            self._metrics.retried()
         return who
 
-    def _head(self, kind: str) -> openai.ReplyHead:
+    def _head(self, kind: str, meant: Asked) -> openai.ReplyHead:
         return openai.ReplyHead(
             id=f"{kind}-{uuid.uuid4().hex}",
             created=int(self._wall_clock()),
-            model=self._runtime.model_name,
+            model=meant.name,
         )
 
     async def _body(self, request: Request) -> dict[str, Any]:
@@ -239,47 +245,45 @@ class _Server:
             raise Cancelled("The client left.", remedy="Send the request again.") from error
         return parse_body(bytes(parts))
 
-    def _check_model(self, name: str | None) -> None:
-        if name is not None and name != self._runtime.model_name:
-            raise NotFound(
-                f"The model {name!r} is not served here.",
-                remedy=f"Use {self._runtime.model_name!r}, or see /v1/models.",
-            )
-
     # --- about the server -----------------------------------------------------------------------
 
     async def models(self, request: Request) -> Response:
         """``GET /v1/models``."""
         self._tenants.tenant(request.headers)
-        return _json(200, openai.models([self._runtime.model_name], self._created))
+        return _json(200, openai.models(self._places.names, self._created))
 
     async def model(self, request: Request, name: str) -> Response:
         """``GET /v1/models/{name}``."""
         self._tenants.tenant(request.headers)
-        self._check_model(name)
+        self._places.find(name)
         return _json(200, openai.model(name, self._created))
 
     async def health(self) -> Response:
-        """``GET /health``, ``/healthz``: 200 while the engine runs, else 503."""
-        return self._told(self._runtime.statistics().state)
+        """``GET /health``, ``/healthz``: 200 while the engines run, else 503."""
+        return self._told()
 
     async def ready(self) -> Response:
         """``GET /ready``, ``/readyz``: 200 while new turns are taken, else 503."""
-        return self._told(
-            "draining" if self.desk.gate.draining else self._runtime.statistics().state
-        )
+        return self._told("draining" if self.gate.draining else None)
 
-    def _told(self, state: str) -> Response:
-        """Say the state, and what the last fault was if there was one since the start."""
-        figures = self._runtime.statistics()
-        body: dict[str, Any] = {"status": state}
-        if figures.fault is not None:
-            body |= {"restarts": figures.restarts, "last_fault": figures.fault}
-        return _json(200 if state == "running" else 503, body)
+    def _told(self, state: str | None = None) -> Response:
+        """Say ``state``, or that of the engine that is worst off, and what its last fault was.
+
+        A model that is not in device memory is well: a turn brings it back.
+        """
+        figures = [place.model.statistics() for place in self._places]
+        well = ("running", "unloaded")
+        worst = next((one for one in figures if one.state not in well), figures[0])
+        told = state or ("running" if worst.state in well else worst.state)
+        body: dict[str, Any] = {"status": told}
+        for one in figures:
+            if one.fault is not None:
+                body |= {"restarts": one.restarts, "last_fault": one.fault}
+        return _json(200 if told == "running" else 503, body)
 
     async def metrics(self) -> Response:
         """``GET /metrics``."""
-        return Response(self.desk.metrics.render(), headers={"content-type": CONTENT_TYPE})
+        return Response(self._metrics.render(), headers={"content-type": CONTENT_TYPE})
 
     # --- guides ---------------------------------------------------------------------------------
 
@@ -303,7 +307,7 @@ class _Server:
     def _sandbox_desk(self) -> Sandboxes:
         return Sandboxes(
             self._runtime.sandbox,
-            self.desk.gate,
+            self.gate,
             self._runtime.clock,
             most=self._settings.max_sandboxes,
             idle=self._settings.sandbox_idle,
@@ -347,7 +351,7 @@ class _Server:
         if not isinstance(error, AgentRTError):
             raise error
         told = refusal(error, retry_after=self._settings.retry_after)
-        self.desk.metrics.refused(told.body["error"]["code"])
+        self._metrics.refused(told.body["error"]["code"])
         return _json(told.status, told.body, told.headers)
 
     async def on_http_error(self, request: Request, error: Exception) -> Response:

@@ -21,20 +21,27 @@ from agentrt.serving.turns import Job
 
 if TYPE_CHECKING:
     from agentrt.program import ChatStream
-    from agentrt.runtime import Runtime
+    from agentrt.served import ServedModel
 
 __all__ = ["JobMaker"]
 
 
 class JobMaker:
-    """Makes jobs for one runtime. ``default_max_tokens`` is for requests that state no limit."""
+    """Makes jobs for one model. ``default_max_tokens`` is for requests that state no limit."""
 
-    def __init__(self, runtime: Runtime, default_max_tokens: int) -> None:
-        self._runtime = runtime
+    def __init__(self, model: ServedModel, default_max_tokens: int) -> None:
+        self._model = model
         self._default_max_tokens = default_max_tokens
 
-    def chat(self, tenant: str, who: Identity, asked: ChatRequest, head: ReplyHead) -> Job:
-        """Return the job of a chat request."""
+    def chat(
+        self,
+        tenant: str,
+        who: Identity,
+        asked: ChatRequest,
+        head: ReplyHead,
+        adapter: str | None = None,
+    ) -> Job:
+        """Return the job of a chat request, which may go through an adapter of the model."""
         digests = chain([tenant, head.model, asked.tools], asked.messages)
         messages = for_template(asked.messages)
         calls = CallReader() if asked.calls else None
@@ -45,7 +52,7 @@ class JobMaker:
             # A long conversation takes long to tokenise: other turns must not wait for it.
             prompt = await anyio.to_thread.run_sync(ticket.builder.build, messages, asked.tools)
             writer.prompt_tokens = len(prompt)
-            return await self._submit(ticket, prompt, asked.sampling, who, asked.limited)
+            return await self._submit(ticket, prompt, asked.sampling, who, asked.limited, adapter)
 
         def finish(ticket: Ticket, tokens: Sequence[int]) -> Digest:
             [answer] = normalise([writer.message])
@@ -62,11 +69,16 @@ class JobMaker:
         )
 
     def completion(
-        self, tenant: str, who: Identity, asked: CompletionRequest, head: ReplyHead
+        self,
+        tenant: str,
+        who: Identity,
+        asked: CompletionRequest,
+        head: ReplyHead,
+        adapter: str | None = None,
     ) -> Job:
         """Return the job of a completion. Without a name it is a program of one turn."""
         given = asked.prompt
-        prompt = self._runtime.tokenizer.encode(given) if isinstance(given, str) else given
+        prompt = self._model.tokenizer.encode(given) if isinstance(given, str) else given
         # A prompt is no conversation: a named program's completions follow each other in one
         # context, whatever they say.
         root = {"role": "completion"}
@@ -75,7 +87,7 @@ class JobMaker:
         writer.prompt_tokens = len(prompt)
 
         async def start(ticket: Ticket) -> ChatStream:
-            return await self._submit(ticket, prompt, asked.sampling, who, asked.limited)
+            return await self._submit(ticket, prompt, asked.sampling, who, asked.limited, adapter)
 
         return Job(
             ask=Ask(tenant, who.program, [base, answered(base, {**root, "prompt": prompt})]),
@@ -93,9 +105,10 @@ class JobMaker:
         sampling: SamplingParams,
         who: Identity,
         limited: bool,
+        adapter: str | None,
     ) -> ChatStream:
         if not limited:
-            room = max(1, self._runtime.max_context - len(prompt))
+            room = max(1, self._model.max_context - len(prompt))
             sampling = replace(sampling, max_tokens=min(self._default_max_tokens, room))
         return await ticket.program.stream(
             prompt,
@@ -104,12 +117,13 @@ class JobMaker:
             next_tool=who.next_tool,
             last=ticket.final,
             hints=_hints(who, ticket),
+            adapter=adapter,
         )
 
     def _writing(
         self, sampling: SamplingParams, delivery: Delivery, head: ReplyHead
     ) -> tuple[ReplyHead, Delivery, bool, Callable[[Sequence[int]], str]]:
-        return head, delivery, sampling.logprobs is not None, self._runtime.tokenizer.decode
+        return head, delivery, sampling.logprobs is not None, self._model.tokenizer.decode
 
 
 def _hints(who: Identity, ticket: Ticket) -> TurnHints:

@@ -6,7 +6,8 @@ sees (latencies, refusals, placements) is counted here. Times are seconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prometheus_client import (
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from agentrt.engine.tiers.base import TierStatistics
     from agentrt.serving.contexts import IndexStatistics
 
-__all__ = ["CONTENT_TYPE", "Metrics", "TurnMeter"]
+__all__ = ["CONTENT_TYPE", "Metrics", "Source", "TurnMeter"]
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -45,27 +46,35 @@ def _bounded(name: str, known: set[str], limit: int) -> str:
     return name if name in known else "(other)"
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What is read of one model when metrics are asked for.
+
+    Args:
+        name: the model's.
+        engine: returns the engine's statistics.
+        index: likewise for the programs and contexts that are remembered.
+        tenants: likewise for the accounts of tenants, by name.
+    """
+
+    name: str
+    engine: Callable[[], EngineStatistics]
+    index: Callable[[], IndexStatistics]
+    tenants: Callable[[], Mapping[str, TenantStatistics]]
+
+
 class Metrics:
     """All metrics of a server.
 
     Args:
-        engine: returns the engine's statistics; called when metrics are asked for.
-        index: likewise for the programs and contexts that are remembered.
-        tenants: likewise for the accounts of tenants, by name.
+        sources: of each model; of several, what is read from them has a label ``model``.
         clock: seconds, monotonic.
     """
 
-    def __init__(
-        self,
-        engine: Callable[[], EngineStatistics],
-        index: Callable[[], IndexStatistics],
-        tenants: Callable[[], Mapping[str, TenantStatistics]],
-        clock: Callable[[], float],
-    ) -> None:
+    def __init__(self, sources: Sequence[Source], clock: Callable[[], float]) -> None:
         self._clock = clock
         self._registry = CollectorRegistry()
-        self._registry.register(_StatisticsCollector(engine, index))
-        self._registry.register(_TenantCollector(tenants))
+        self._registry.register(_ModelsCollector(sources))
         self._field_names: set[str] = set()
         self._hint_names: set[str] = {row.label for row in FIELDS}
         self._finished = self._counter("requests", "Turns that ended, by reason", "finish_reason")
@@ -170,14 +179,11 @@ class TurnMeter:
         self._metrics.finished(self._clock() - self._began, stats)
 
 
-class _StatisticsCollector(Collector):
-    """Turns the engine's and the index's statistics into metrics when they are asked for."""
+class _ModelsCollector(Collector):
+    """Turns statistics of the models into metrics when they are asked for."""
 
-    def __init__(
-        self, engine: Callable[[], EngineStatistics], index: Callable[[], IndexStatistics]
-    ) -> None:
-        self._engine = engine
-        self._index = index
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self._sources = sources
 
     def describe(self) -> list[Metric]:
         """Return nothing, so that registering does not ask an engine that has not begun."""
@@ -185,54 +191,74 @@ class _StatisticsCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics as they are now."""
-        engine = self._engine()
-        now, index = engine.scheduler, self._index()
-        yield _gauge("requests_running", "Turns that hold pages", now.running)
-        yield _gauge("requests_waiting", "Turns that wait for a place", now.waiting)
-        yield _gauge("programs", "Programs that are open", index.programs)
-        yield _gauge("contexts", "Contexts that are remembered", index.contexts)
-        yield _gauge("pins", "Contexts whose KV is kept for their next turn", now.pins)
-        yield _pages(
-            {
-                "free": now.pages_free,
-                "cached": now.pages_cached,
-                "leased": now.pages_leased - now.pages_pinned,
-                "pinned": now.pages_pinned,
-            }
-        )
-        yield _gauge("kv_pages_total", "Pages of the pool", now.pages_total)
-        yield _gauge("kv_page_tokens", "Tokens a page holds", now.page_size)
-        yield _gauge("longest_wait_seconds", "Longest wait for a place so far", now.longest_wait)
-        yield _counter("prompt_tokens", "Prompt tokens of admitted turns", now.prompt_tokens)
-        yield _counter("cached_tokens", "Prompt tokens found in the cache", now.cached_tokens)
-        yield _counter("prefilled_tokens", "Tokens computed before output", now.prefilled_tokens)
-        yield _counter("generation_tokens", "Output tokens", now.output_tokens)
-        yield _counter("draft_tokens", "Guessed tokens that were computed", now.drafted_tokens)
-        yield _counter("draft_accepted_tokens", "Guesses that came true", now.accepted_tokens)
-        yield _counter("preemptions", "Turns that gave their pages back", now.preemptions)
-        yield _counter("turns_finished", "Turns that ended", now.turns_finished)
-        yield _counter("engine_steps", "Steps of the engine", engine.steps)
-        yield _counter("engine_failed_steps", "Steps that failed", engine.failed_steps)
-        yield _counter("engine_overlapped_steps", "Steps launched early", engine.overlapped_steps)
-        yield _counter(
-            "engine_abandoned_steps", "Prefill steps that gave way", engine.abandoned_steps
-        )
-        yield _counter("engine_restarts", "Times that the engine started anew", engine.restarts)
-        yield _gauge("engine_up", "1 while the engine runs", float(engine.state == "running"))
-        yield _counter("engine_step_seconds", "Time spent in steps", engine.step_seconds)
-        yield _counter(
-            "streamed_tokens", "Tokens computed before they were asked for", now.streamed_tokens
-        )
-        if engine.tier is not None:
-            yield from _tier(now, engine.tier)
-        outcomes = CounterMetricFamily(
-            "agentrt_pins", "Pins that ended, by outcome.", labels=["outcome"]
-        )
-        outcomes.add_metric(["handed_off"], now.pins_handed_off)
-        outcomes.add_metric(["expired"], now.pins_expired)
-        outcomes.add_metric(["broken"], now.pins_broken)
-        outcomes.add_metric(["final"], now.pins_final)
-        yield outcomes
+        if len(self._sources) == 1:
+            yield from _families(self._sources[0])
+            return
+        merged: dict[str, Metric] = {}
+        for source in self._sources:
+            for family in _families(source):
+                whole = merged.setdefault(
+                    family.name, Metric(family.name, family.documentation, family.type)
+                )
+                for sample in family.samples:
+                    labels = {**sample.labels, "model": source.name}
+                    whole.add_sample(sample.name, labels, sample.value)
+        yield from merged.values()
+
+
+def _families(source: Source) -> Iterator[Metric]:
+    """Yield all that is read of one model."""
+    yield from _engine_families(source.engine(), source.index())
+    yield from _tenant_families(source.tenants())
+
+
+def _engine_families(engine: EngineStatistics, index: IndexStatistics) -> Iterator[Metric]:
+    """Yield what the engine and the index have counted."""
+    now = engine.scheduler
+    yield _gauge("requests_running", "Turns that hold pages", now.running)
+    yield _gauge("requests_waiting", "Turns that wait for a place", now.waiting)
+    yield _gauge("programs", "Programs that are open", index.programs)
+    yield _gauge("contexts", "Contexts that are remembered", index.contexts)
+    yield _gauge("pins", "Contexts whose KV is kept for their next turn", now.pins)
+    yield _pages(
+        {
+            "free": now.pages_free,
+            "cached": now.pages_cached,
+            "leased": now.pages_leased - now.pages_pinned,
+            "pinned": now.pages_pinned,
+        }
+    )
+    yield _gauge("kv_pages_total", "Pages of the pool", now.pages_total)
+    yield _gauge("kv_page_tokens", "Tokens a page holds", now.page_size)
+    yield _gauge("longest_wait_seconds", "Longest wait for a place so far", now.longest_wait)
+    yield _counter("prompt_tokens", "Prompt tokens of admitted turns", now.prompt_tokens)
+    yield _counter("cached_tokens", "Prompt tokens found in the cache", now.cached_tokens)
+    yield _counter("prefilled_tokens", "Tokens computed before output", now.prefilled_tokens)
+    yield _counter("generation_tokens", "Output tokens", now.output_tokens)
+    yield _counter("draft_tokens", "Guessed tokens that were computed", now.drafted_tokens)
+    yield _counter("draft_accepted_tokens", "Guesses that came true", now.accepted_tokens)
+    yield _counter("preemptions", "Turns that gave their pages back", now.preemptions)
+    yield _counter("turns_finished", "Turns that ended", now.turns_finished)
+    yield _counter("engine_steps", "Steps of the engine", engine.steps)
+    yield _counter("engine_failed_steps", "Steps that failed", engine.failed_steps)
+    yield _counter("engine_overlapped_steps", "Steps launched early", engine.overlapped_steps)
+    yield _counter("engine_abandoned_steps", "Prefill steps that gave way", engine.abandoned_steps)
+    yield _counter("engine_restarts", "Times that the engine started anew", engine.restarts)
+    yield _gauge("engine_up", "1 while the engine runs", float(engine.state == "running"))
+    yield _counter("engine_step_seconds", "Time spent in steps", engine.step_seconds)
+    yield _counter(
+        "streamed_tokens", "Tokens computed before they were asked for", now.streamed_tokens
+    )
+    if engine.tier is not None:
+        yield from _tier(now, engine.tier)
+    outcomes = CounterMetricFamily(
+        "agentrt_pins", "Pins that ended, by outcome.", labels=["outcome"]
+    )
+    outcomes.add_metric(["handed_off"], now.pins_handed_off)
+    outcomes.add_metric(["expired"], now.pins_expired)
+    outcomes.add_metric(["broken"], now.pins_broken)
+    outcomes.add_metric(["final"], now.pins_final)
+    yield outcomes
 
 
 _TENANT_GAUGES = (
@@ -248,31 +274,20 @@ _TENANT_COUNTERS = (
 )
 
 
-class _TenantCollector(Collector):
-    """Turns the accounts of tenants into metrics; operators name tenants, clients cannot."""
-
-    def __init__(self, tenants: Callable[[], Mapping[str, TenantStatistics]]) -> None:
-        self._tenants = tenants
-
-    def describe(self) -> list[Metric]:
-        """Return nothing: tenants come up as they send turns."""
-        return []
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield the metrics as they are now."""
-        accounts = self._tenants()
-        families: list[tuple[str, GaugeMetricFamily | CounterMetricFamily]] = [
-            (field, GaugeMetricFamily(f"agentrt_tenant_{field}", f"{text}.", labels=["tenant"]))
-            for field, text in _TENANT_GAUGES
-        ]
-        families += [
-            (field, CounterMetricFamily(f"agentrt_tenant_{field}", f"{text}.", labels=["tenant"]))
-            for field, text in _TENANT_COUNTERS
-        ]
-        for field, family in families:
-            for name, account in accounts.items():
-                family.add_metric([name], getattr(account, field))
-            yield family
+def _tenant_families(accounts: Mapping[str, TenantStatistics]) -> Iterator[Metric]:
+    """Yield the accounts of tenants; operators name tenants, clients cannot."""
+    families: list[tuple[str, GaugeMetricFamily | CounterMetricFamily]] = [
+        (field, GaugeMetricFamily(f"agentrt_tenant_{field}", f"{text}.", labels=["tenant"]))
+        for field, text in _TENANT_GAUGES
+    ]
+    families += [
+        (field, CounterMetricFamily(f"agentrt_tenant_{field}", f"{text}.", labels=["tenant"]))
+        for field, text in _TENANT_COUNTERS
+    ]
+    for field, family in families:
+        for name, account in accounts.items():
+            family.add_metric([name], getattr(account, field))
+        yield family
 
 
 def _tier(now: SchedulerStatistics, tier: TierStatistics) -> Iterator[Metric]:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from agentrt.engine.prompt import Conversation
     from agentrt.engine.tokens import PromptBuilder
     from agentrt.program import Program
-    from agentrt.runtime import Runtime
+    from agentrt.served import ServedModel
 
 __all__ = ["ProgramRegistry", "Ticket"]
 
@@ -69,11 +69,11 @@ class _Open:
 
 
 class ProgramRegistry:
-    """Open programs by tenant and program id. Belongs to one event loop; needs no lock."""
+    """Open programs of a model by tenant and program id. Belongs to one event loop; no lock."""
 
     def __init__(
         self,
-        runtime: Runtime,
+        model: ServedModel,
         limits: Limits,
         *,
         make_builder: Callable[[], PromptBuilder],
@@ -83,7 +83,7 @@ class ProgramRegistry:
         self._index = ContextIndex(limits, lambda: f"unnamed-{next(numbers)}")
         self._answers: Answers[Conversation] = Answers(limits.answer_tokens)
         self._lineage = Lineage()
-        self._runtime = runtime
+        self._model = model
         self._make_builder = make_builder
         self._clock = clock
         self._open: dict[ProgramKey, _Open] = {}
@@ -109,7 +109,7 @@ class ProgramRegistry:
         entry = self._open.get(placement.program)
         if entry is None:
             tenant, name = placement.program
-            entry = _Open(self._runtime.program(scoped_id(tenant, name), tenant=tenant))
+            entry = _Open(self._model.program(scoped_id(tenant, name), tenant=tenant))
             self._open[placement.program] = entry
         entry.running += 1
         entry.final = entry.final or final

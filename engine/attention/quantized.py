@@ -40,21 +40,30 @@ def make_pool(
     Raises:
         ConfigError: there is no such ``kv_dtype``.
     """
+    _check(kv_dtype)
     if kv_dtype == "auto":
         return PagePool(config, num_pages, page_size, dtype, device)
-    if kv_dtype not in KV_DTYPES:
-        raise ConfigError(
-            f"There is no kv dtype {kv_dtype!r}.", remedy=f"Use one of {', '.join(KV_DTYPES)}."
-        )
     return QuantizedPool(config, num_pages, page_size, dtype, device, scaled=kv_dtype == "int8")
 
 
 def kv_bytes_per_token(config: ModelShape, dtype: torch.dtype, kv_dtype: str) -> int:
-    """Return the bytes that a token's keys and values take in all layers."""
+    """Return the bytes that a token's keys and values take in all layers.
+
+    Raises:
+        ConfigError: there is no such ``kv_dtype``.
+    """
+    _check(kv_dtype)
     if kv_dtype == "auto":
         return config.kv_bytes_per_token(str(dtype).removeprefix("torch."))
     vectors = 2 * config.num_layers * config.num_kv_heads
     return vectors * (config.head_dim + (4 if kv_dtype == "int8" else 0))
+
+
+def _check(kv_dtype: str) -> None:
+    if kv_dtype not in KV_DTYPES:
+        raise ConfigError(
+            f"There is no kv dtype {kv_dtype!r}.", remedy=f"Use one of {', '.join(KV_DTYPES)}."
+        )
 
 
 class QuantizedPool(PagePool):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
 from agentrt.engine.attention.base import AttentionStep
 from agentrt.engine.model.config import ModelShape
+
+if TYPE_CHECKING:
+    from agentrt.engine.lora.batch import AdapterBatch
 
 __all__ = ["Model"]
 
@@ -36,6 +39,7 @@ class Model(Protocol):
         positions: torch.Tensor,
         attention: AttentionStep,
         rows: torch.Tensor,
+        adapters: AdapterBatch | None = None,
     ) -> torch.Tensor:
         """Run a batch; see :meth:`agentrt.engine.model.decoder.Decoder.forward`."""
         ...

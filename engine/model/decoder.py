@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
 from agentrt.engine.attention.base import AttentionStep, OperandStep, RawAttentionStep
 from agentrt.engine.model.config import ModelConfig
+from agentrt.engine.model.fp8 import Fp8Linear
 from agentrt.engine.model.fused import FusedLayers
 from agentrt.engine.model.linear import Embedding, Linear, LinearLayer, PackedEmbedding
 from agentrt.engine.model.ops import SmallOps, TorchOps, rms_norm
@@ -17,8 +18,12 @@ from agentrt.engine.model.rope import Rope, rotate
 
 if TYPE_CHECKING:
     from agentrt.engine.attention.native.library import NativeLibrary
+    from agentrt.engine.lora.batch import AdapterBatch
 
 __all__ = ["Decoder", "Layer"]
+
+_Apply: TypeAlias = Callable[[int, str, LinearLayer, torch.Tensor], torch.Tensor]
+"""Applies a linear of a layer, the place of which in the layer is named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,11 @@ class Decoder:
         self._ops: SmallOps = TorchOps()
         self._fused: FusedLayers | None = None
 
+    @property
+    def has_fp8(self) -> bool:
+        """Whether the layers' weights are kept as fp8."""
+        return any(isinstance(layer.qkv, Fp8Linear) for layer in self._layers)
+
     def rebuild(
         self, linear: Callable[[LinearLayer], LinearLayer], ops: SmallOps | None = None
     ) -> LinearLayer:
@@ -102,6 +112,7 @@ class Decoder:
         positions: torch.Tensor,
         attention: AttentionStep,
         rows: torch.Tensor,
+        adapters: AdapterBatch | None = None,
     ) -> torch.Tensor:
         """Run the batch through all layers; its keys and values go to the attention's pages.
 
@@ -110,21 +121,25 @@ class Decoder:
             positions: each token's position in its sequence, ``[T]`` int64.
             attention: the step planned for exactly these slices.
             rows: which of the ``T`` rows to return logits for, ``[R]`` int64; may be empty.
+            adapters: what some of the rows go through beside the model's own weights.
 
         Returns:
             Logits ``[R, vocab]`` in fp32.
         """
         ops, eps = self._ops, self.config.norm_eps
+        apply = _plain if adapters is None else adapters.apply
         x = self._embed(tokens)
         delta: torch.Tensor | None = None
-        if self._fused is not None and isinstance(attention, OperandStep):
-            delta = self._fused.run(x, attention, self._turns(positions))
+        fused = self._fused if adapters is None else None  # its layers know no adapters
+        if fused is not None and isinstance(attention, OperandStep):
+            delta = fused.run(x, attention, self._turns(positions))
         else:
-            attend = self._attend_with(attention, positions, x.dtype)
+            attend = self._attend_with(attention, positions, x.dtype, apply)
             for index, layer in enumerate(self._layers):
                 x, normed = ops.add_norm(x, delta, layer.input_norm, eps)
                 x, normed = ops.add_norm(x, attend(index, layer, normed), layer.mlp_norm, eps)
-                delta = layer.down(ops.silu_mul(layer.gate_up(normed)))
+                gate_up = apply(index, "gate_up", layer.gate_up, normed)
+                delta = apply(index, "down", layer.down, ops.silu_mul(gate_up))
         last = None if delta is None else delta[rows]
         return self._head.wide(ops.add_norm(x[rows], last, self._norm, eps)[1])
 
@@ -134,14 +149,20 @@ class Decoder:
         return cos.squeeze(1), sin.squeeze(1)
 
     def _attend_with(
-        self, attention: AttentionStep, positions: torch.Tensor, dtype: torch.dtype
+        self,
+        attention: AttentionStep,
+        positions: torch.Tensor,
+        dtype: torch.dtype,
+        apply: _Apply,
     ) -> Callable[[int, Layer, torch.Tensor], torch.Tensor]:
         """Return what computes the attention block of a layer on this batch."""
         if isinstance(attention, RawAttentionStep):
             turns = self._turns(positions)
-            return lambda index, layer, x: self._attend_raw(index, layer, x, attention, turns)
+            return lambda index, layer, x: self._attend_raw(
+                index, layer, x, attention, turns, apply
+            )
         rotation = self._rope.at(positions, dtype)
-        return lambda index, layer, x: self._attend(index, layer, x, attention, rotation)
+        return lambda index, layer, x: self._attend(index, layer, x, attention, rotation, apply)
 
     def _attend_raw(
         self,
@@ -150,12 +171,12 @@ class Decoder:
         x: torch.Tensor,
         attention: RawAttentionStep,
         rotation: tuple[torch.Tensor, torch.Tensor],
+        apply: _Apply,
     ) -> torch.Tensor:
-        heads = layer.qkv(x).view(x.shape[0], -1, self.config.head_dim)
+        heads = apply(index, "qkv", layer.qkv, x).view(x.shape[0], -1, self.config.head_dim)
         eps = self.config.norm_eps
-        return layer.out(
-            attention.attend_raw(index, heads, layer.qk_norm, eps, rotation).flatten(1)
-        )
+        attended = attention.attend_raw(index, heads, layer.qk_norm, eps, rotation)
+        return apply(index, "out", layer.out, attended.flatten(1))
 
     def _attend(
         self,
@@ -164,11 +185,18 @@ class Decoder:
         x: torch.Tensor,
         attention: AttentionStep,
         rotation: tuple[torch.Tensor, torch.Tensor],
+        apply: _Apply,
     ) -> torch.Tensor:
         config = self.config
-        heads = layer.qkv(x).view(x.shape[0], -1, config.head_dim)
+        heads = apply(index, "qkv", layer.qkv, x).view(x.shape[0], -1, config.head_dim)
         qk, v = heads.tensor_split((config.num_heads + config.num_kv_heads,), dim=1)
         if layer.qk_norm is not None:
             qk = rms_norm(qk, layer.qk_norm, config.norm_eps)
         q, k = rotate(qk, *rotation).tensor_split((config.num_heads,), dim=1)
-        return layer.out(attention.attend(index, q, k, v).flatten(1))
+        return apply(index, "out", layer.out, attention.attend(index, q, k, v).flatten(1))
+
+
+def _plain(layer: int, site: str, linear: LinearLayer, x: torch.Tensor) -> torch.Tensor:
+    """Apply a linear without adapters."""
+    del layer, site
+    return linear(x)

@@ -24,11 +24,12 @@ _SIZES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "BF16": 2, "F16": 2, "I16": 2,
 
 @dataclass(frozen=True, slots=True)
 class TensorEntry:
-    """One tensor as its file's header describes it."""
+    """One tensor as its file's header describes it; ``offset`` is of its first byte in the file."""
 
     file: Path
     dtype: str
     shape: tuple[int, ...]
+    offset: int = 0
 
 
 def read_header(file: Path) -> dict[str, TensorEntry]:
@@ -47,14 +48,14 @@ def read_header(file: Path) -> dict[str, TensorEntry]:
             if length > min(_MOST, size - 8):
                 raise ValueError(f"its header would be {length:,} bytes long")
             header = json.loads(source.read(length))
-        return _entries(file, header, size - 8 - length)
+        return _entries(file, header, 8 + length, size - 8 - length)
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(
             f"{file} is not a whole safetensors file: {error}.", remedy="Download the model again."
         ) from error
 
 
-def _entries(file: Path, header: Any, room: int) -> dict[str, TensorEntry]:
+def _entries(file: Path, header: Any, start: int, room: int) -> dict[str, TensorEntry]:
     if not isinstance(header, dict):
         raise ValueError("its header is no JSON object")
     found: dict[str, TensorEntry] = {}
@@ -62,7 +63,7 @@ def _entries(file: Path, header: Any, room: int) -> dict[str, TensorEntry]:
     for name, value in header.items():
         if name == "__metadata__":
             continue
-        entry, last = _entry(file, name, value)
+        entry, last = _entry(file, name, value, start)
         found[name] = entry
         end = max(end, last)
     if end != room:
@@ -70,7 +71,7 @@ def _entries(file: Path, header: Any, room: int) -> dict[str, TensorEntry]:
     return found
 
 
-def _entry(file: Path, name: str, value: Any) -> tuple[TensorEntry, int]:
+def _entry(file: Path, name: str, value: Any, start: int) -> tuple[TensorEntry, int]:
     """Return a tensor and where its data ends, counted from the end of the header."""
     if not isinstance(value, dict):
         raise ValueError(f"its entry for {name} is no object")
@@ -81,7 +82,7 @@ def _entry(file: Path, name: str, value: Any) -> tuple[TensorEntry, int]:
     expected = math.prod(shape) * _SIZES.get(dtype, 0)
     if begin > end or (dtype in _SIZES and end - begin != expected):
         raise ValueError(f"{name} takes {end - begin:,} bytes, not {expected:,}")
-    return TensorEntry(file, dtype, tuple(shape)), end
+    return TensorEntry(file, dtype, tuple(shape), start + begin), end
 
 
 def _counts(value: object) -> TypeGuard[list[int]]:

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +26,10 @@ from agentrt.engine.model.hf_probe import (
     probe,
     skeleton,
 )
-from agentrt.errors import ModelError
+from agentrt.errors import InternalError, ModelError
+
+if TYPE_CHECKING:
+    from agentrt.engine.lora.batch import AdapterBatch
 
 __all__ = ["HfDecoder", "HfShape", "HfSource"]
 
@@ -129,8 +132,15 @@ class HfDecoder:
         positions: torch.Tensor,
         attention: AttentionStep,
         rows: torch.Tensor,
+        adapters: AdapterBatch | None = None,
     ) -> torch.Tensor:
-        """Run a batch; see :meth:`agentrt.engine.model.decoder.Decoder.forward`."""
+        """Run a batch; see :meth:`agentrt.engine.model.decoder.Decoder.forward`.
+
+        Raises:
+            InternalError: there are adapters: they belong to our own decoder's linears.
+        """
+        if adapters is not None:
+            raise InternalError("A model that transformers computes was given adapters.")
         output = self._model(
             input_ids=tokens[None],
             position_ids=positions[None],

@@ -17,6 +17,7 @@ from agentrt.engine.model.config import ARCHITECTURES, ModelConfig, ModelShape, 
 from agentrt.engine.model.hf import HfSource
 from agentrt.engine.model.hf_check import check_computation
 from agentrt.engine.model.hf_weights import check_weights, load_weights
+from agentrt.engine.model.sizes import check_quant, weight_bytes
 from agentrt.engine.model.weights import Checkpoint, Progress, build, computed_dtype
 from agentrt.errors import ConfigError, ModelError, ModelUnsupported
 
@@ -48,11 +49,21 @@ class ModelSource(Protocol):
 
     @property
     def weight_bytes(self) -> int:
-        """Return the bytes that the weights take once they are loaded."""
+        """Return the bytes that the weights take in ``dtype``, unquantised."""
         ...
 
-    def load(self, device: str, progress: Progress | None = None) -> Model:
-        """Read the weights.
+    def bytes_as(self, itemsize: int, quant: str | None) -> int | None:
+        """Return the bytes of weights ``itemsize`` wide, or as ``quant``; None if that cannot be.
+
+        Raises:
+            ConfigError: there is no such ``quant``.
+        """
+        ...
+
+    def load(
+        self, device: str, progress: Progress | None = None, quant: str | None = None
+    ) -> Model:
+        """Read the weights; with ``fp8`` they are rounded on the way.
 
         Raises:
             ModelError: they cannot be read after all.
@@ -78,8 +89,13 @@ class _Native:
     def weight_bytes(self) -> int:
         return self.parameters * self.dtype.itemsize
 
-    def load(self, device: str, progress: Progress | None = None) -> Model:
-        return build(self._checkpoint, self._config, self.dtype, device, progress)
+    def bytes_as(self, itemsize: int, quant: str | None) -> int | None:
+        return weight_bytes(self._config, itemsize, quant)
+
+    def load(
+        self, device: str, progress: Progress | None = None, quant: str | None = None
+    ) -> Model:
+        return build(self._checkpoint, self._config, self.dtype, device, progress, quant)
 
 
 class _Transformers:
@@ -99,7 +115,14 @@ class _Transformers:
     def weight_bytes(self) -> int:
         return self.parameters * self.dtype.itemsize
 
-    def load(self, device: str, progress: Progress | None = None) -> Model:
+    def bytes_as(self, itemsize: int, quant: str | None) -> int | None:
+        check_quant(quant)
+        return self.parameters * itemsize if quant is None else None
+
+    def load(
+        self, device: str, progress: Progress | None = None, quant: str | None = None
+    ) -> Model:
+        del quant  # refused when the model is prepared for its kernels
         model = load_weights(self._source, self.dtype, device, progress)
         check_computation(model, self._source.directory)
         return model

@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import TypeAlias
 
 import torch
-from safetensors import safe_open
 
 from agentrt.engine.model.config import ModelConfig, read_json
 from agentrt.engine.model.decoder import Decoder, Layer
+from agentrt.engine.model.fp8 import FP8, Fp8Linear
 from agentrt.engine.model.header import TensorEntry, read_header
-from agentrt.engine.model.linear import Linear
+from agentrt.engine.model.linear import Linear, LinearLayer
+from agentrt.engine.model.staging import Wanted, copier_for, copy_runs, plan_runs
+from agentrt.engine.model.targets import Fp8Rows, Repeated, Rows, Target
 from agentrt.errors import ModelError
 
-__all__ = ["Checkpoint", "Progress", "load_model", "tensor_shapes"]
+__all__ = ["Checkpoint", "Progress", "linear_shapes", "load_model", "tensor_shapes"]
 
 Shape = tuple[int, ...]
 Progress: TypeAlias = Callable[[int, int], None]
@@ -40,7 +42,7 @@ def tensor_shapes(config: ModelConfig) -> dict[str, Shape]:
         layer = f"model.layers.{index}."
         shapes[layer + "input_layernorm.weight"] = (h,)
         shapes[layer + "post_attention_layernorm.weight"] = (h,)
-        for name, rows, columns, bias in _linears(config):
+        for name, rows, columns, bias in linear_shapes(config):
             shapes[f"{layer}{name}.weight"] = (rows, columns)
             if bias:
                 shapes[f"{layer}{name}.bias"] = (rows,)
@@ -50,7 +52,7 @@ def tensor_shapes(config: ModelConfig) -> dict[str, Shape]:
     return shapes
 
 
-def _linears(config: ModelConfig) -> Iterator[tuple[str, int, int, bool]]:
+def linear_shapes(config: ModelConfig) -> Iterator[tuple[str, int, int, bool]]:
     """Yield name, outputs, inputs and whether there is a bias, for the linears of one layer."""
     h, f = config.hidden_size, config.intermediate_size
     q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
@@ -159,23 +161,24 @@ class Checkpoint:
             remedy="Use an unquantized checkpoint of a supported architecture.",
         )
 
-    def fill(self, targets: Mapping[str, torch.Tensor], progress: Progress | None = None) -> None:
-        """Copy tensors into ``targets`` (shapes already checked), converting the dtype.
+    def fill(self, targets: Mapping[str, Target], progress: Progress | None = None) -> None:
+        """Copy tensors into ``targets`` (shapes already checked), all of them on one device.
 
-        Files are memory-mapped: a tensor goes from the page cache straight into its target, and no
-        second copy of it is made.
+        Files are memory-mapped, and tensors go to their targets in runs of rows; no whole copy of a
+        tensor is made. See ``staging``.
         """
-        by_file: dict[Path, list[str]] = {}
-        for name in targets:
-            by_file.setdefault(self._entries[name].file, []).append(name)
-        done, total = 0, sum(target.nbytes for target in targets.values())
-        for file, names in by_file.items():
-            with safe_open(str(file), framework="pt") as source:
-                for name in names:
-                    targets[name].copy_(source.get_tensor(name))
-                    done += targets[name].nbytes
-                    if progress is not None:
-                        progress(done, total)
+        tensors = [self._wanted(name, target) for name, target in targets.items()]
+        runs = list(plan_runs(tensors))
+        done, total = 0.0, sum(target.nbytes for target in targets.values())
+        for run in copy_runs(runs, copier_for(tensors, runs)):
+            first, last = run.tensor.extent
+            done += run.tensor.target.nbytes * (run.stop - run.start) / (last - first)
+            if progress is not None and run.stop == last:
+                progress(min(round(done), total), total)
+
+    def _wanted(self, name: str, target: Target) -> Wanted:
+        entry = self._entries[name]
+        return Wanted(entry.file, name, entry.offset, entry.shape, _DTYPES[entry.dtype], target)
 
 
 def _ignorable(name: str, config: ModelConfig) -> bool:
@@ -232,20 +235,22 @@ def build(
     dtype: torch.dtype,
     device: str,
     progress: Progress | None = None,
+    quant: str | None = None,
 ) -> Decoder:
-    """Read the weights of a checkpoint that was checked."""
-    return _Builder(config, dtype, device).build(checkpoint, progress)
+    """Read the weights of a checkpoint that was checked; with ``fp8``, the layers' as fp8."""
+    return _Builder(config, dtype, device, fp8=quant == "fp8").build(checkpoint, progress)
 
 
 class _Builder:
     """Allocates the fused weights and remembers which part each checkpoint tensor fills."""
 
-    def __init__(self, config: ModelConfig, dtype: torch.dtype, device: str) -> None:
+    def __init__(self, config: ModelConfig, dtype: torch.dtype, device: str, *, fp8: bool) -> None:
         self._config = config
+        self._fp8 = fp8
         self._dtype = dtype
         self._device = device
         self._shapes = tensor_shapes(config)
-        self._targets: dict[str, torch.Tensor] = {}
+        self._targets: dict[str, Target] = {}
 
     def build(self, checkpoint: Checkpoint, progress: Progress | None = None) -> Decoder:
         """Allocate everything, fill it from the checkpoint, and put the decoder together."""
@@ -259,17 +264,31 @@ class _Builder:
 
     def _fused(self, names: list[str]) -> torch.Tensor:
         """Allocate one tensor for ``names`` along their first dimension, one after another."""
-        shapes = [self._shapes[name] for name in names]
-        rows = [shape[0] for shape in shapes]
-        whole = torch.empty((sum(rows), *shapes[0][1:]), dtype=self._dtype, device=self._device)
-        for name, part in zip(names, torch.split(whole, rows), strict=True):
-            self._targets[name] = part
+        whole = self._empty(names, self._dtype)
+        for name, part in zip(names, self._split(names, whole), strict=True):
+            self._targets[name] = Rows(part)
         return whole
 
-    def _linear(self, prefix: str, names: list[str]) -> Linear:
-        weight = self._fused([f"{prefix}{name}.weight" for name in names])
+    def _empty(self, names: list[str], dtype: torch.dtype) -> torch.Tensor:
+        shapes = [self._shapes[name] for name in names]
+        rows = sum(shape[0] for shape in shapes)
+        return torch.empty((rows, *shapes[0][1:]), dtype=dtype, device=self._device)
+
+    def _split(self, names: list[str], whole: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return torch.split(whole, [self._shapes[name][0] for name in names])
+
+    def _linear(self, prefix: str, names: list[str]) -> LinearLayer:
+        weights = [f"{prefix}{name}.weight" for name in names]
         biases = [f"{prefix}{name}.bias" for name in names]
-        return Linear(weight, self._fused(biases) if biases[0] in self._shapes else None)
+        bias = self._fused(biases) if biases[0] in self._shapes else None
+        if not self._fp8:
+            return Linear(self._fused(weights), bias)
+        weight = self._empty(weights, FP8)
+        scales = torch.empty(weight.shape[0], dtype=torch.float32, device=self._device)
+        parts = zip(self._split(weights, weight), self._split(weights, scales), strict=True)
+        for name, (rows, factors) in zip(weights, parts, strict=True):
+            self._targets[name] = Fp8Rows(rows, factors)
+        return Fp8Linear(weight, scales, bias)
 
     def _layer(self, prefix: str) -> Layer:
         attention = prefix + "self_attn."
@@ -288,6 +307,6 @@ class _Builder:
         config = self._config
         heads = config.num_heads + config.num_kv_heads
         whole = torch.empty((heads, config.head_dim), dtype=self._dtype, device=self._device)
-        self._targets[prefix + "q_norm.weight"] = whole[: config.num_heads]
-        self._targets[prefix + "k_norm.weight"] = whole[config.num_heads :]
-        return whole  # copy_ broadcasts the one row over the heads
+        self._targets[prefix + "q_norm.weight"] = Repeated(whole[: config.num_heads])
+        self._targets[prefix + "k_norm.weight"] = Repeated(whole[config.num_heads :])
+        return whole

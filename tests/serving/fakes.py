@@ -123,6 +123,8 @@ class FakeRuntime:
         **config: Any,
     ) -> None:
         self.model_name = "fake"
+        self.models = [self]
+        self.adapters: list[str] = []
         self.tokenizer = CharTokenizer()
         self.config = FakeConfig()
         self.max_context = 8192
@@ -148,6 +150,9 @@ class FakeRuntime:
 
     def program(self, program_id: str, *, tenant: str = "default") -> FakeProgram:
         return FakeProgram(self, program_id, tenant)
+
+    def accounts(self) -> Any:
+        return self.tenants.statistics()
 
     def statistics(self) -> EngineStatistics:
         return self.engine.statistics()
@@ -180,6 +185,7 @@ class FakeProgram:
         next_tool: str | None = None,
         last: bool = False,
         hints: TurnHints = NO_HINTS,
+        adapter: str | None = None,
     ) -> TurnStream:
         self.runtime.prompts.append(list(prompt))
         self.runtime.hints.append((context, next_tool, last, hints))
@@ -194,6 +200,7 @@ class FakeProgram:
                 next_tool=next_tool,
                 last=last,
                 hints=hints,
+                adapter=adapter,
             )
         )
 

@@ -8,7 +8,7 @@ from agentrt.engine.tiers.base import TierStatistics
 from agentrt.engine.tiers.files import FileStatistics
 from agentrt.scheduling import Scheduler, make_policy
 from agentrt.serving.contexts import IndexStatistics
-from agentrt.serving.metrics import Metrics
+from agentrt.serving.metrics import Metrics, Source
 
 
 def lines(tier):
@@ -16,7 +16,7 @@ def lines(tier):
     scheduler = Scheduler(PageCache(4, 4, policy.retention.score), policy)
     figures = EngineStatistics("running", scheduler.statistics(), tier=tier)
     index = IndexStatistics(0, 0, 0, 0)
-    metrics = Metrics(lambda: figures, lambda: index, dict, lambda: 0.0)
+    metrics = Metrics([Source("m", lambda: figures, lambda: index, dict)], lambda: 0.0)
     return metrics.render().decode().splitlines()
 
 
