@@ -29,9 +29,8 @@ from tests.engine.triton.batches import shape
 TARGET = GPUTarget("cuda", 90, 32)
 TOOL = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 OPTIONS = ("num_warps", "num_stages")
-LAYOUT = BatchLayout(
-    (SliceLayout(99, 1, [0, 1]), SliceLayout(5, 3, [2]), SliceLayout(0, 90, [3, 4]))
-)
+SHORT = SliceLayout(5, 3, [2])
+REST = (SliceLayout(99, 1, [0, 1]), SliceLayout(0, 90, [3, 4]))
 
 
 class Recorder:
@@ -80,10 +79,11 @@ def launch_all(recorder):
             config, 8, 64, dtype, "cpu", kv_dtype, processors=132
         )
         q_heads, heads, dim = config.num_heads, config.num_kv_heads, config.head_dim
-        rows = torch.zeros(LAYOUT.tokens, q_heads + 2 * heads, dim, dtype=dtype)
-        angles = torch.zeros(LAYOUT.tokens, dim // 2)
+        layout = BatchLayout((*REST, SHORT) if label == "half" else REST)  # one is like another
+        rows = torch.zeros(layout.tokens, q_heads + 2 * heads, dim, dtype=dtype)
+        angles = torch.zeros(layout.tokens, dim // 2)
         norm = torch.ones(q_heads + heads, dim, dtype=dtype)
-        step = attention.plan(LAYOUT)
+        step = attention.plan(layout)
         step.attend_raw(0, rows, norm, 1e-6, (angles, angles))
         step.attend(0, *rows.tensor_split((q_heads, q_heads + heads), dim=1))
         lengths, pages = torch.ones(4, dtype=torch.int32), torch.zeros(4, 9, dtype=torch.int32)

@@ -31,7 +31,7 @@ def check_parts(items, merges):
     assert sorted(merged) == sorted(parts)
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(
     pieces=slices,
     tile=st.sampled_from([1, 3, 16, 32]),
@@ -74,7 +74,7 @@ def test_every_tile_has_all_its_keys_exactly_once(pieces, tile, window, extra, b
     assert sizes == sorted(sizes, reverse=True)
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(
     lengths=st.lists(st.sampled_from([0, 1, 2, 16, 63, 64, 700, 5000]), min_size=1, max_size=7),
     window=st.sampled_from([0, 1, 100]),
