@@ -131,12 +131,27 @@ class Check:
     # --- tests
 
     def _run_tests(self) -> None:
+        if self._kept_tests():
+            return
         self._tell("tests …")
         left = min(TESTS, self._plan.until - self._clock())
         paths = TEST_PATHS[:1] if self._options.dry else TEST_PATHS
         self.results["tests"] = found = run_tests(self._options.root, paths, left)
         self._save()
         self._tell(f"tests: {found['passed']} passed, {found['failed']} failed, {found['note']}")
+
+    def _kept_tests(self) -> bool:
+        """Take over tests that have passed on the same machine and sources."""
+        found = _read(self._options.state)
+        same = ("sources", "dry", "machine")
+        if found is None or any(found.get(name) != self.results[name] for name in same):
+            return False
+        tests = found.get("tests")
+        if not tests or tests["failed"]:
+            return False
+        self.results["tests"] = tests
+        self._tell("tests have passed already, on the same machine and sources")
+        return True
 
     # --- rows
 

@@ -76,17 +76,9 @@ def run_tests(root: Path, paths: Sequence[str], seconds: float) -> dict[str, Any
     """Run tests; return how many passed, failed and were skipped."""
     with tempfile.TemporaryDirectory() as place:
         report = Path(place) / "report.xml"
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "tests/gpu",
-            "-q",
-            "-x",
-            "-p",
-            "no:cacheprovider",
-        ]
+        command = [sys.executable, "-m", "pytest", *paths, "-q", "-p", "no:cacheprovider"]
         command += ["-c", "tests/gpu/alone.ini", "--rootdir", str(root), f"--junitxml={report}"]
+        command += ["--confcutdir", str(root)]  # fixtures are where the suite has them
         try:
             done = subprocess.run(
                 command,

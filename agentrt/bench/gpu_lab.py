@@ -162,6 +162,10 @@ class Lab:
     def clear(self) -> None:
         """Let the model go, and what the allocator keeps."""
         self._model = self._made = None
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Give back what earlier rows took and nobody holds: pools, recorded steps."""
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -19,7 +19,7 @@ Measure: TypeAlias = "Callable[[Lab, Kernels | None], Figure]"
 
 ROWS = [
     Row("step-0.6B", "0.6B, step of batch 1 at 1k", "ms", "most", 1.0, 25, "0.6B"),
-    Row("throughput-0.6B", "256 requests, 0.6B", "tokens/s", "share", 0.55, 40, "0.6B"),
+    Row("throughput-0.6B", "256 requests, 0.6B", "tokens/s", "share", 0.55, 50, "0.6B"),
     Row("decode-1", "8B bf16, batch 1 at 1k", "tokens/s", "share", 0.80, 25, "8B"),
     Row("decode-64", "8B bf16, batch 64 at 1k", "tokens/s", "share", 0.70, 20, "8B"),
     Row("decode-256", "8B bf16, batch 256 at 1k", "tokens/s", "share", 0.65, 30, "8B"),
@@ -28,7 +28,7 @@ ROWS = [
     Row("idle", "GPU idle between steps, batch 256", "share", "most", 0.03, 30, "8B"),
     Row("first-token", "short turn beside a 32k prefill", "times alone", "most", 3.0, 30, "8B"),
     Row("reload", "reload of 32k tokens of KV", "times faster", "least", 20.0, 25, "8B"),
-    Row("throughput-8B", "256 requests, 8B", "tokens/s", "share", 0.65, 60, "8B"),
+    Row("throughput-8B", "256 requests, 8B", "tokens/s", "share", 0.65, 90, "8B"),
     Row("fp8-kv", "8B, batch 256 at 1k, KV in fp8", "tokens/s", seconds=25, model="8B"),
     Row("early-off", "8B, batch 64, no step early", "tokens/s", seconds=20, model="8B"),
     Row("graphs-off", "8B, batch 64, no graphs", "tokens/s", seconds=20, model="8B"),

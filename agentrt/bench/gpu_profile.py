@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from torch.profiler import ProfilerActivity, profile
+
+from agentrt.bench.gpu_plan import Figure
 
 __all__ = ["Kernels", "Span", "idle_share", "kernel_table"]
 
@@ -58,6 +60,8 @@ class Kernels:
     """Records what ran on the device (on a CPU: its operators) within ``record``."""
 
     device: str
+    wanted: Callable[[Figure], bool] = lambda figure: True
+    """Whether a figure is worth a recording that takes a run of its own."""
     spans: list[Span] = field(default_factory=list)
 
     @contextmanager

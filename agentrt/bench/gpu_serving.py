@@ -33,13 +33,14 @@ def throughput(lab: Lab, model: str, profile: Kernels | None = None) -> Figure:
     seconds = anyio.run(_all, lab, model, asked)
     produced = sum(one.output for one in asked)
     bound = produced / ideal_seconds(config, asked, lab.rates)
-    if profile is not None:
+    prompts = sum(one.input for one in asked)
+    note = f"{prompts:,} tokens in, {produced:,} out in {seconds:.1f} s"
+    figure = Figure(produced / seconds, bound, note, {"seconds": seconds})
+    if profile is not None and profile.wanted(figure):
         few = [Request(one.prompt, min(one.output, setting.steps)) for one in asked]
         with profile.record():
             anyio.run(_all, lab, model, few)
-    prompts = sum(one.input for one in asked)
-    note = f"{prompts:,} tokens in, {produced:,} out in {seconds:.1f} s"
-    return Figure(produced / seconds, bound, note, {"seconds": seconds})
+    return figure
 
 
 async def _all(lab: Lab, model: str, asked: Sequence[Request]) -> float:

@@ -80,17 +80,21 @@ def _measured(lab: Any, row: Row, measure: Any, profiles: Path) -> tuple[dict[st
     """Measure a row; return its entry, and whether the device can be used no more."""
     from agentrt.bench.gpu_profile import Kernels, kernel_table
 
-    kernels = Kernels(lab.setting.device) if row.target is not None else None
+    kernels = None
+    if row.target is not None:
+        kernels = Kernels(lab.setting.device, lambda figure: met(row, figure) is False)
     start = time.perf_counter()
     try:
         figure = measure(lab, kernels)
         lab.wait()
     except Exception as error:  # noqa: BLE001 - a row that breaks must not take the others along
         traceback.print_exc(file=sys.stderr)
-        lab.clear()
+        lab.clear()  # its memory may be what the row lacked
         said = error.message if isinstance(error, AgentRTError) else f"{error}"
         why = f"{type(error).__name__}: {said.splitlines()[0] if said else ''}"
         return finish(row, why, failed=True), "CUDA error" in said
+    finally:
+        lab.tidy()
     entry = done(row, figure, time.perf_counter() - start)
     if met(row, figure) is False and kernels is not None and kernels.spans:
         profiles.mkdir(parents=True, exist_ok=True)

@@ -261,8 +261,9 @@ class TestCommand:
                 assert (tmp_path / row["profile"]).read_text().count("\n") > 1
         assert done.stdout.startswith("DRY RUN")
         # Nothing is measured twice on the same machine and sources.
-        again = run("--dry-run", "--no-tests", "--out", str(out), "--json")
+        again = run("--dry-run", "--out", str(out), "--json")
         assert again.returncode == 0
+        assert "tests have passed already" in again.stderr
         assert f"{len(ROWS)} rows are there already" in again.stderr
         assert json.loads(again.stdout)["rows"] == found["rows"]
 
