@@ -224,7 +224,8 @@ pytest hypothesis agentrt tests
 OWN_NEEDS = """
 typing_extensions torchgen functorch sympy mpmath networkx filelock fsspec markupsafe idna sniffio
 _pytest pluggy iniconfig packaging pygments tqdm yaml sortedcontainers attr attrs py exceptiongroup
-_distutils_hack setuptools scipy ml_dtypes optree opt_einsum
+_distutils_hack setuptools scipy ml_dtypes optree opt_einsum _hypothesis_globals
+_hypothesis_pytestplugin _hypothesis_ftz_detector
 """
 """What torch, triton, numpy, anyio, jinja2, pytest and hypothesis import themselves."""
 
@@ -244,8 +245,9 @@ class TestCommand:
         allowed = {*GIVEN.split(), *OWN_NEEDS.split()}
         (blocks / "sitecustomize.py").write_text(BLOCKED.format(allowed=allowed))
         out = tmp_path / "gpu.json"
-        # Installed plugins of pytest are other packages, too.
-        only = {"PYTHONPATH": str(blocks), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+        # Installed plugins of pytest and hypothesis are other packages, too.
+        only = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "HYPOTHESIS_NO_PLUGINS": "1"}
+        only["PYTHONPATH"] = str(blocks)
         done = run("--dry-run", "--out", str(out), **only)
         assert done.returncode == 0, done.stderr[-3000:]
         found = json.loads(out.read_text())
