@@ -24,6 +24,7 @@ from agentrt.loading import (
     plan_models,
     read,
 )
+from agentrt.ranks import RankOwner, check_ranks
 from agentrt.scheduling import Scheduler, Surroundings, make_policy
 from agentrt.scheduling.fairness import by_tenants
 from agentrt.scheduling.plan import Event
@@ -35,6 +36,7 @@ from agentrt.tools import tool_name
 if TYPE_CHECKING:
     import torch
 
+    from agentrt.engine.attention.base import Attention
     from agentrt.engine.backend import TurnBackend
     from agentrt.engine.engine import Engine
     from agentrt.engine.kernels import Kernels
@@ -58,6 +60,7 @@ def find_models(config: RuntimeConfig) -> list[Found]:
     from agentrt.engine.pace import allowed_threads
 
     torch.set_num_threads(config.threads or allowed_threads())
+    check_ranks(config)
     device = _device(config.device)
     adapters = _adapters(config.adapters)
     found: dict[str, Found] = {}
@@ -71,6 +74,7 @@ def find_models(config: RuntimeConfig) -> list[Found]:
                 device=device,
                 quant=config.quant,
                 name=name,
+                ranks=config.tensor_parallel,
             )
         )
         if one.name in found:
@@ -143,7 +147,7 @@ def plan_pools(
     graphs = () if config.graphs == "off" else batch_buckets(config.max_seqs)
     step = StepBounds(config.token_budget, config.max_seqs, config.page_size, graphs)
     room = Room(config.pool_tokens, config.kv_dtype)
-    plan = plan_models(found, room, step, device or device_bytes(found[0].wanted.device))
+    plan = plan_models(found, room, step, device or _device_bytes(config, found))
     for line in plan.lines():
         _logger.info("Memory: %s", line)
     return plan
@@ -158,18 +162,32 @@ def log_taken(plan: MemoryPlan, device: str) -> None:
     _logger.info("Memory: %s are taken; planned were %s.", as_size(taken), as_size(planned))
 
 
+def _device_bytes(config: RuntimeConfig, found: Sequence[Found]) -> DeviceBytes:
+    device, ranks = found[0].wanted.device, config.tensor_parallel
+    return device_bytes(device) if ranks == 1 else device_bytes(device, ranks)
+
+
 def load_model(
-    config: RuntimeConfig, found: Found, on_load: Callable[[int, int], None] | None = None
+    config: RuntimeConfig,
+    found: Found,
+    on_load: Callable[[int, int], None] | None = None,
+    owner: RankOwner | None = None,
 ) -> tuple[Loaded, Kernels]:
     """Read a model's weights; compile kernels at their first use and pack for them. Blocking.
 
+    ``owner`` starts the other ranks that the model has, and ends them.
+
     Raises:
         ModelError: the weights cannot be read after all.
+        BackendUnavailable: another rank failed.
         ConfigError: kernels or a quantisation that cannot be had for this model.
     """
     from agentrt.engine.kernels import choose_kernels, prepare
 
-    loaded = read(found, on_load)
+    ranks = None
+    if owner is not None:
+        ranks = owner.launch(config, found.directory, found.source.dtype, found.wanted.device)
+    loaded = read(found, on_load, ranks)
     kernels = choose_kernels(config.attention, loaded.model.device.type)
     prepare(loaded.model, kernels, config.quant)
     return loaded, kernels
@@ -239,11 +257,13 @@ def _assemble(
     from agentrt.engine.kv import PageCache
     from agentrt.engine.observed import ObservedBackend
     from agentrt.engine.pace import PacedBackend, allowed_threads
+    from agentrt.engine.parallel.leader import ParallelBackend, lead
+    from agentrt.engine.parallel.rank import Pages
     from agentrt.engine.tuner import ThreadTuner
     from agentrt.tiering import make_tier, measured_costs
 
     model = loaded.model
-    new_attention = partial(
+    new_attention: Callable[[], Attention] = partial(
         make_attention,
         kernels,
         model.config,
@@ -253,6 +273,9 @@ def _assemble(
         model.device,
         config.kv_dtype,
     )
+    if loaded.ranks is not None:
+        whole = Pages(pages, config.page_size, config.kv_dtype)
+        model, new_attention = lead(model, loaded.ranks, whole, new_attention)
     preempt = config.preempts(model.device.type)
     mode = partial(choose_steps, config.graphs, config.overlap, model.device.type)
     computing, steps = make_backend(model, new_attention, mode, config.max_seqs)
@@ -280,7 +303,10 @@ def _assemble(
     )
     backend: TurnBackend = computing
     if config.threads is None and model.device.type == "cpu":
-        backend = PacedBackend(backend, ThreadTuner(allowed_threads()), clock)
+        threads = max(1, allowed_threads() // config.tensor_parallel)
+        backend = PacedBackend(backend, ThreadTuner(threads), clock)
+    if loaded.ranks is not None:
+        backend = ParallelBackend(backend, loaded.ranks)
     if on_step is not None:
         backend = ObservedBackend(backend, on_step, clock)
     engine = Engine(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from agentrt.engine.memory import DeviceBytes, MemoryPlan, ModelNeed, StepBounds, plan_memory
 from agentrt.errors import ConfigError
+from agentrt.ranks import rank_devices
 from agentrt.resources.headroom import memory_headroom
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from agentrt.engine.model.base import Model
     from agentrt.engine.model.config import ModelShape
     from agentrt.engine.model.load import Implementation, ModelSource
+    from agentrt.engine.parallel.ranks import Ranks
     from agentrt.engine.tokens import Tokenizer
 
 __all__ = [
@@ -45,6 +47,7 @@ class Wanted:
         device: a torch device.
         quant: what the weights are kept as; None keeps them as they are.
         name: what it is served under; None takes that of the directory or the hub.
+        ranks: how many hold a part of it each.
     """
 
     model: str | None
@@ -53,6 +56,7 @@ class Wanted:
     device: str
     quant: str | None = None
     name: str | None = None
+    ranks: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,7 @@ class Loaded:
     name: str
     directory: Path
     adapters: AdapterBook
+    ranks: Ranks | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +160,8 @@ def plan_models(
 def _need(found: Found, room: Room) -> ModelNeed:
     from agentrt.engine.attention.quantized import kv_bytes_per_token
 
-    source, quant = found.source, found.wanted.quant
-    dtype = source.dtype
+    source, quant = _Part(found.source, found.wanted.ranks), found.wanted.quant
+    dtype = found.source.dtype
     wide = source.weight_bytes
     weights = source.bytes_as(dtype.itemsize, quant)
     if weights is None:
@@ -184,7 +189,35 @@ def _need(found: Found, room: Room) -> ModelNeed:
     )
 
 
-def _smaller(source: ModelSource, quant: str | None, on_gpu: bool) -> dict[str, int]:
+class _Part:
+    """What a rank has of a model; all of it where there is one.
+
+    Raises:
+        ConfigError: the model cannot be cut for so many.
+    """
+
+    def __init__(self, source: ModelSource, ranks: int) -> None:
+        self._source = source
+        self._share = 1.0
+        self.shape = source.shape
+        self.dtype = source.dtype
+        if ranks > 1:
+            shard = source.shard(0, ranks)
+            self._share = shard.parameters / source.parameters
+            self.shape = shard.part
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of its weights, unquantised."""
+        return round(self._share * self._source.weight_bytes)
+
+    def bytes_as(self, itemsize: int, quant: str | None) -> int | None:
+        """Return the bytes of its weights in a form; None if that cannot be."""
+        whole = self._source.bytes_as(itemsize, quant)
+        return None if whole is None else round(self._share * whole)
+
+
+def _smaller(source: _Part, quant: str | None, on_gpu: bool) -> dict[str, int]:
     """Return bytes of the weights by the options that would make them smaller."""
     told: dict[str, int | None] = {}
     if source.dtype.itemsize > 2:
@@ -196,24 +229,42 @@ def _smaller(source: ModelSource, quant: str | None, on_gpu: bool) -> dict[str, 
     return {option: size for option, size in told.items() if size is not None}
 
 
-def read(found: Found, progress: Callable[[int, int], None] | None = None) -> Loaded:
+def read(
+    found: Found,
+    progress: Callable[[int, int], None] | None = None,
+    ranks: Ranks | None = None,
+) -> Loaded:
     """Read the weights; blocking. ``progress`` is told bytes of weights, and in all.
+
+    Of several ``ranks`` those of ours are read; the others read theirs meanwhile.
 
     Raises:
         ModelError: they cannot be read after all.
+        EngineFault: another rank could not read its.
     """
     from agentrt.engine.lora.book import AdapterBook
 
-    model = found.source.load(found.wanted.device, progress, found.wanted.quant)
+    wanted = found.wanted
+    if ranks is None:
+        model = found.source.load(wanted.device, progress, wanted.quant)
+    else:
+        model = found.source.load(wanted.device, progress, wanted.quant, ranks.group)
+        ranks.loaded()
     loaded = [files.load(name, model.dtype, model.device) for name, files in found.adapters.items()]
-    return Loaded(model, found.tokenizer, found.name, found.directory, AdapterBook(loaded))
+    return Loaded(model, found.tokenizer, found.name, found.directory, AdapterBook(loaded), ranks)
 
 
-def device_bytes(device: str) -> DeviceBytes:
-    """Return the memory that can be taken on a device now."""
+def device_bytes(device: str, ranks: int = 1) -> DeviceBytes:
+    """Return the memory that a rank can take on its device now.
+
+    Ranks on the CPU share what there is; of several GPUs the one with the least counts.
+    """
     if not device.startswith("cuda"):
         room = memory_headroom()
-        return DeviceBytes(room.bytes, room.bound, gpu=False)
+        bound = room.bound if ranks == 1 else f"{room.bound}, for each of {ranks} ranks"
+        return DeviceBytes(room.bytes // ranks, bound, gpu=False)
     import torch
 
-    return DeviceBytes(torch.cuda.mem_get_info(device)[0], f"free on {device}", gpu=True)
+    places = rank_devices(device, ranks, torch.cuda.device_count())
+    free, least = min((torch.cuda.mem_get_info(place)[0], place) for place in places)
+    return DeviceBytes(free, f"free on {least}", gpu=True)

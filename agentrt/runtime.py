@@ -20,6 +20,7 @@ from agentrt.engine.memory import MemoryPlan
 from agentrt.errors import ConfigError, InvalidRequest, ProgramTooLarge, SandboxUnavailable
 from agentrt.models import ModelHost
 from agentrt.program import Program, ProgramParts
+from agentrt.ranks import RankOwner
 from agentrt.resources.governor import Governor, GovernorConfig
 from agentrt.resources.intent import Intent, merged
 from agentrt.scheduling import SchedulerConfig
@@ -75,6 +76,8 @@ class RuntimeConfig:
         max_waiting: turns that may wait; one more is refused.
         dtype: ``float32``, ``bfloat16``, or ``auto``: float32 on CPU, else bfloat16.
         device: a torch device, or ``auto``: CUDA if there is one.
+        tensor_parallel: ranks that hold a part of every layer each: a GPU of this host, or on the
+            CPU a process; 1 is this process alone.
         threads: CPU threads of the engine; None takes what affinity and cgroup allow, and fewer
             while a busy neighbour slows steps down.
         attention: ``auto`` takes our kernels where they can be used: native ones on CPU, Triton's
@@ -114,6 +117,7 @@ class RuntimeConfig:
     max_waiting: int = 10_000
     dtype: str = "auto"
     device: str = "auto"
+    tensor_parallel: int = 1
     threads: int | None = None
     attention: str = "auto"
     quant: str | None = None
@@ -247,11 +251,13 @@ class Runtime:
                 host.models.append(
                     ServedModel(one, plan.of(one.name), book, host.acquire, runtime.program)
                 )
+            owner = RankOwner()
+            stack.push_async_callback(anyio.to_thread.run_sync, owner.close)
             stack.push_async_callback(host.aclose)
             first = [model for model in host.models if model.plan.resident]
             # Loading cannot be interrupted half-way; it is short. All weights come before any pool.
             loads = [
-                await anyio.to_thread.run_sync(load_model, config, model.found, on_load)
+                await anyio.to_thread.run_sync(load_model, config, model.found, on_load, owner)
                 for model in first
             ]
             for model, load in zip(first, loads, strict=True):

@@ -29,6 +29,10 @@ def sample(pieces: Sequence[SeqSlice], turns: Sequence[Turn], logits: torch.Tens
     """
     # The same rules as of lanes, where there is nothing that lanes are for.
     if len(logits) == len(pieces) and all(turn.plain for turn in turns):
+        if all(turn.greedy for turn in turns):
+            found = _best(pieces, turns, logits)
+            if found is not None:
+                return found
         draws = draw_tokens(
             logits,
             [turn.sampling for turn in turns],
@@ -60,6 +64,20 @@ def _by_lanes(
         _draw(going, logits)
         going = [lane for lane in going if lane.take()]
     return StepResult({lane.turn_id: lane.sample() for lane in lanes})
+
+
+def _best(
+    pieces: Sequence[SeqSlice], turns: Sequence[Turn], logits: torch.Tensor
+) -> StepResult | None:
+    """Make each row's best token its turn's; None where a row is unusable."""
+    best, tokens = logits.max(dim=1)  # NaN wins in max
+    if not bool(torch.isfinite(best).all()):
+        return None
+    samples: dict[str, Sample] = {}
+    for piece, turn, token in zip(pieces, turns, tokens.tolist(), strict=True):
+        turn.append(token)
+        samples[piece.turn_id] = Sample((token,))
+    return StepResult(samples)
 
 
 def _taken(pieces: Sequence[SeqSlice], turns: Sequence[Turn], draws: Sequence[Draw]) -> StepResult:

@@ -27,7 +27,7 @@ from agentrt.engine.params import SamplingParams
 from agentrt.engine.sampling import GrammarState, TurnSampling
 from agentrt.engine.turn import Ids, Turn
 from agentrt.errors import InternalError, InvalidRequest
-from agentrt.scheduling.plan import StepPlan, StepResult
+from agentrt.scheduling.plan import SeqSlice, StepPlan, StepResult
 
 if TYPE_CHECKING:
     from agentrt.engine.lora.adapter import Adapter
@@ -121,7 +121,10 @@ class TorchBackend(TurnBackend):
             None if grammar is None else self._follow(grammar),
         )
         plain = recorded is None and state.memoryless
-        self._turns[turn_id] = Turn(ids, len(ids), len(ids), state, recorded, adapter, plain)
+        greedy = plain and sampling.greedy and sampling.logprobs is None
+        self._turns[turn_id] = Turn(
+            ids, len(ids), len(ids), state, recorded, adapter, plain, greedy, int(ids[-1])
+        )
 
     def revise(self, turn_id: str, keep: int, tokens: Sequence[int]) -> None:
         """Replace the end of a prompt; see :class:`~agentrt.engine.backend.TurnBackend`.
@@ -275,6 +278,8 @@ class TorchBackend(TurnBackend):
         if plan.tokens > len(self._tokens):
             self._tokens = np.empty(2 * plan.tokens, np.int64)
             self._positions = np.empty(2 * plan.tokens, np.int64)
+        if plan.tokens == len(plan.slices) and self._fill_decodes(plan.slices):
+            return list(range(plan.tokens))
         rows: list[int] = []
         first = 0
         tokens, positions, turns = self._tokens, self._positions, self._turns
@@ -304,3 +309,15 @@ class TorchBackend(TurnBackend):
                 rows.extend(range(last - 1 - drafted, last))
             first = last
         return rows
+
+    def _fill_decodes(self, pieces: Sequence[SeqSlice]) -> bool:
+        """Write a batch of newest tokens; False where a slice is another token."""
+        turns = [self._turns[piece.turn_id] for piece in pieces]
+        starts = [piece.start for piece in pieces]
+        if starts != [turn.length - 1 for turn in turns]:
+            return False
+        if not all(piece.sample for piece in pieces):
+            return False
+        self._tokens[: len(turns)] = [turn.newest for turn in turns]
+        self._positions[: len(turns)] = starts
+        return True

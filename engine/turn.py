@@ -31,6 +31,10 @@ class Turn:
     adapter: Adapter | None = None
     plain: bool = False
     """Whether nothing but its own row of logits decides a token, and no token ends the turn."""
+    greedy: bool = False
+    """Whether it is plain and takes the best token, of which no probability is asked."""
+    newest: int = 0
+    """``ids[length - 1]``: reading it there takes longer than all else about it."""
 
     @property
     def on_device(self) -> bool:
@@ -44,7 +48,7 @@ class Turn:
     def append(self, token: int) -> None:
         if self.length == len(self.ids):
             self.ids = np.concatenate((self.ids, np.empty_like(self.ids)))
-        self.ids[self.length] = token
+        self.ids[self.length] = self.newest = token
         self.length += 1
 
     def revise(self, keep: int, added: Ids) -> None:
@@ -53,6 +57,7 @@ class Turn:
             self.ids = np.concatenate((self.ids[:keep], np.empty(end, np.int64)))
         self.ids[keep:end] = added
         self.length = self.prompt = end
+        self.newest = int(self.ids[end - 1])
 
     @property
     def must(self) -> int | None:

@@ -12,6 +12,7 @@ import torch
 
 from agentrt.bench import engine_rows as rows
 from agentrt.bench.engine_cases import Case, Limits
+from agentrt.bench.gpu_roofline import weight_bytes
 from agentrt.engine.kernels import choose_kernels
 from agentrt.engine.kv import PageCache
 from agentrt.engine.model.config import ModelConfig
@@ -97,7 +98,7 @@ def needs(config: ModelConfig, case: Case) -> tuple[float, float]:
     Weights are read once a step; logits are computed for the last token of a prompt only.
     """
     head = config.vocab_size * config.hidden_size
-    weights = rows.weight_bytes(config) / 2
+    weights = weight_bytes(config) / 2
     scores = 4 * config.num_layers * config.num_heads * config.head_dim
     if case.kind == "prefill":
         tokens = case.batch * case.context

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import torch
 
+from agentrt.bench.gpu_roofline import weight_bytes
 from agentrt.bench.overhead import Load, measure_overhead
+from agentrt.bench.random_model import random_model
 from agentrt.engine.attention.base import BatchLayout, SliceLayout
 from agentrt.engine.kernels import Kernels, make_attention, prepare
 from agentrt.engine.model.config import ModelConfig
-from agentrt.engine.model.decoder import Decoder, Layer
+from agentrt.engine.model.decoder import Decoder
 from agentrt.engine.model.linear import (
     Int8Linear,
     Linear,
@@ -48,7 +50,6 @@ __all__ = [
     "least",
     "linear_seconds",
     "memory_bandwidth",
-    "random_model",
     "shape",
 ]
 
@@ -67,33 +68,6 @@ def shape(name: str) -> ModelConfig:
     arch, size = SHAPES[name]
     raw = config_json(arch, size, dtype="bfloat16", eos=2, pad=0)
     return ModelConfig.from_mapping(raw, Path(f"{name}.json"))
-
-
-def random_model(config: ModelConfig, dtype: torch.dtype, seed: int = 0) -> Decoder:
-    """Return a decoder of this shape with weights drawn from ``seed``; takes no file."""
-    generator = torch.Generator().manual_seed(seed)
-    hidden, inner, dim = config.hidden_size, config.intermediate_size, config.head_dim
-    queries, kv = config.num_heads * dim, config.num_kv_heads * dim
-
-    def draw(outputs: int, inputs: int) -> torch.Tensor:
-        return torch.randn(outputs, inputs, generator=generator).mul_(inputs**-0.5).to(dtype)
-
-    def layer() -> Layer:
-        norm = torch.ones(config.num_heads + config.num_kv_heads, dim, dtype=dtype)
-        return Layer(
-            input_norm=torch.ones(hidden, dtype=dtype),
-            qkv=Linear(draw(queries + 2 * kv, hidden)),
-            qk_norm=norm if config.qk_norm else None,
-            out=Linear(draw(hidden, queries)),
-            mlp_norm=torch.ones(hidden, dtype=dtype),
-            gate_up=Linear(draw(2 * inner, hidden)),
-            down=Linear(draw(hidden, inner)),
-        )
-
-    embedding = draw(config.vocab_size, hidden)
-    head = embedding if config.tied_embeddings else draw(config.vocab_size, hidden)
-    layers = [layer() for _ in range(config.num_layers)]
-    return Decoder(config, embedding, layers, torch.ones(hidden, dtype=dtype), Linear(head))
 
 
 def least(
@@ -118,12 +92,6 @@ def memory_bandwidth(
     memory = torch.ones(size // 4, dtype=torch.float32)
     (seconds,) = least([memory.sum], rounds, clock)
     return size / seconds
-
-
-def weight_bytes(config: ModelConfig, element: int = 2) -> int:
-    """Return the bytes of weights that a step reads: all of them, the embedding once."""
-    table = 0 if config.tied_embeddings else config.vocab_size * config.hidden_size
-    return (config.parameters - table) * element
 
 
 def _layout(starts: Sequence[int], count: int, seed: int = 0) -> tuple[BatchLayout, int]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-__all__ = ["BEGIN", "END", "document", "markdown", "plain"]
+from agentrt.bench.made_part import Marks, aligned, table
 
-BEGIN: Final = "<!-- made by scripts/engine-doc: do not edit below -->"
-END: Final = "<!-- end of what is made -->"
+__all__ = ["MARKS", "document", "markdown", "plain"]
+
+MARKS: Final = Marks("scripts/engine-doc")
 
 
 def _peers(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -54,11 +55,6 @@ def _figure(entry: Mapping[str, Any], key: str) -> str:
     return f"{value:.2f} {unit}"
 
 
-def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    marks = ["---", *["---:"] * (len(head) - 1)]
-    return [f"| {' | '.join(cells)} |" for cells in (head, marks, *body)]
-
-
 def markdown(results: Mapping[str, Any]) -> str:
     """Return both tables of a results file, with what they were measured on, in markdown."""
     rows, parts = results["rows"], results["measures"]
@@ -74,13 +70,13 @@ def markdown(results: Mapping[str, Any]) -> str:
         f"prompts, engines in turns,\nmedians; by `{results['command']}`, load "
         f"{_loads(rows, results)}:",
         "",
-        *_table(head, body),
+        *table(head, body),
         "",
         *_notes(results),
     ]
     if parts:
         head = ["what", "measured", "target", ""]
-        lines += [*_table(head, [_part_cells(entry) for entry in parts.values()]), ""]
+        lines += [*table(head, [_part_cells(entry) for entry in parts.values()]), ""]
     return "\n".join(lines)
 
 
@@ -115,22 +111,11 @@ def plain(results: Mapping[str, Any]) -> str:
     rows = results["rows"]
     peers = _peers(rows)
     head = ["row", "agentrt", *peers, "ratio", "nearest bound"]
-    text = [*_aligned([head, *(_cells(row, peers) for row in rows)]), "", *_notes(results)]
+    text = [*aligned([head, *(_cells(row, peers) for row in rows)]), "", *_notes(results)]
     if results["measures"]:
         body = [_part_cells(entry) for entry in results["measures"].values()]
-        text += _aligned([["what", "measured", "target", ""], *body])
+        text += aligned([["what", "measured", "target", ""], *body])
     return "\n".join(text)
-
-
-def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return [
-        "  ".join(
-            cell.rjust(width) if index else cell.ljust(width)
-            for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        ).rstrip()
-        for cells in table
-    ]
 
 
 def document(text: str, results: Mapping[str, Any]) -> str:
@@ -139,6 +124,4 @@ def document(text: str, results: Mapping[str, Any]) -> str:
     Raises:
         ValueError: the document does not have the two marks.
     """
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    return f"{before}{BEGIN}\n\n{markdown(results)}\n{END}{after}"
+    return MARKS.renew(text, markdown(results))

@@ -97,6 +97,18 @@ def command(
         typer.Option("--max-wait", min=0, metavar="SECONDS", help="After it, no turn overtakes."),
     ] = 600.0,
     dtype: Annotated[str, typer.Option("--dtype", help="auto, float32 or bfloat16.")] = "auto",
+    device: Annotated[
+        str, typer.Option("--device", help="auto, cpu, cuda or one as cuda:1.")
+    ] = "auto",
+    tensor_parallel: Annotated[
+        int,
+        typer.Option(
+            "--tensor-parallel",
+            min=1,
+            metavar="N",
+            help="GPUs that hold a part of every layer each (on the CPU: processes).",
+        ),
+    ] = 1,
     threads: Annotated[
         int | None,
         typer.Option("--threads", min=1, help="CPU threads; default: what helps, within limits."),
@@ -197,6 +209,8 @@ def command(
         max_seqs=max_seqs,
         max_wait=max_wait,
         dtype=dtype,
+        device=device,
+        tensor_parallel=tensor_parallel,
         threads=threads,
         attention=attention,
         quant=quant,

@@ -317,8 +317,9 @@ class Scheduler:
                 total += prefilled
             elif sample is not None:
                 turn.computed += len(sample.tokens)
-                self._book.counters.drafted_tokens += len(piece.draft)
-                self._book.counters.accepted_tokens += len(sample.tokens[1:]) if piece.draft else 0
+                if piece.draft:
+                    self._book.counters.drafted_tokens += len(piece.draft)
+                    self._book.counters.accepted_tokens += len(sample.tokens[1:])
             reason = self._account(turn, sample, prefilled, seconds, now)
             if reason is None:
                 continue
@@ -373,7 +374,11 @@ class Scheduler:
         """
         program = turn.state.program
         program.service += seconds
-        turn.spend(now)
+        if turn.first_token is None or turn.lease is None:
+            turn.spend(now)
+        else:  # what that does for one that decodes, without a call
+            turn.decode_seconds += now - turn.since
+            turn.since = now
         reason: FinishReason | None = None
         decoded = 0
         if sample is not None:

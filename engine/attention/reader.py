@@ -62,10 +62,12 @@ class LayoutReader:
         if not 0 <= int(pages.min()) <= int(pages.max()) < pool.num_pages:
             raise InternalError(f"A page table leaves the pool of {pool.num_pages} pages.")
         row, table = np.cumsum(count) - count, np.cumsum(needed) - needed
-        position = np.arange(count.sum()) + np.repeat(start - row, count)
-        slots: _Ids = pages[np.repeat(table, count) + position // pool.page_size]
-        slots *= pool.page_size
-        slots += position % pool.page_size
+        position, first = start, table
+        if len(row) < (tokens := int(count.sum())):  # not only single tokens
+            position = np.arange(tokens) + np.repeat(start - row, count)
+            first = np.repeat(table, count)
+        place, offset = np.divmod(position, pool.page_size)
+        slots: _Ids = pages[first + place] * pool.page_size + offset
         return BatchArrays(start, count, row, table, pages, slots)
 
     def _tables(self, slices: Sequence[SliceLayout], needed: Sequence[int]) -> list[_Ids]:

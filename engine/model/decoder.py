@@ -16,6 +16,8 @@ from agentrt.engine.model.fused import FusedLayers
 from agentrt.engine.model.linear import Embedding, Linear, LinearLayer, PackedEmbedding
 from agentrt.engine.model.ops import SmallOps, TorchOps, rms_norm
 from agentrt.engine.model.rope import Rope, rotate
+from agentrt.engine.parallel.group import ALONE, Group, ShardedEmbedding
+from agentrt.engine.parallel.sharding import Cut
 
 if TYPE_CHECKING:
     from agentrt.engine.attention.native.library import NativeLibrary
@@ -52,6 +54,9 @@ class Decoder:
         layers: one entry a layer, first to last.
         norm: weight of the last norm, ``[hidden]``.
         head: from hidden to vocabulary; shares ``embedding`` where the model ties them.
+        group: the ranks that hold a part of every layer each. ``config`` then has this rank's heads
+            and inner values, and the whole vocabulary; logits come out on rank 0 alone.
+        rows: which token ids ``embedding`` and ``head`` have; needed with several ranks.
     """
 
     def __init__(
@@ -61,11 +66,16 @@ class Decoder:
         layers: Sequence[Layer],
         norm: torch.Tensor,
         head: Linear,
+        group: Group = ALONE,
+        rows: Cut | None = None,
     ) -> None:
         self.config = config
         self.dtype = embedding.dtype
         self.device = embedding.device
-        self._embed: Embedding | PackedEmbedding = Embedding(embedding)
+        self._group = group
+        self._embed: Embedding | PackedEmbedding | ShardedEmbedding = Embedding(embedding)
+        if rows is not None:
+            self._embed = ShardedEmbedding(self._embed, rows, group)
         self._layers = list(layers)
         self._norm = norm
         self._head: LinearLayer = head
@@ -98,13 +108,18 @@ class Decoder:
         return self._head
 
     def fuse(self, library: NativeLibrary) -> None:
-        """Run each layer as one native call from now on, where all of them are packed."""
-        if FusedLayers.fits(self._layers):
+        """Run each layer as one native call from now on, where all of them are packed.
+
+        Between ranks a layer is none: it has two sums over them.
+        """
+        if self._group.size == 1 and FusedLayers.fits(self._layers):
             self._fused = FusedLayers(library, self._layers, self.config.norm_eps)
 
     def share_embedding(self, embed: PackedEmbedding) -> None:
         """Look tokens up in ``embed`` from now on, and let the table go."""
-        self._embed = embed
+        self._embed = (
+            self._embed.over(embed) if isinstance(self._embed, ShardedEmbedding) else embed
+        )
 
     @torch.inference_mode()
     @on_its_device
@@ -126,9 +141,9 @@ class Decoder:
             adapters: what some of the rows go through beside the model's own weights.
 
         Returns:
-            Logits ``[R, vocab]`` in fp32.
+            Logits ``[R, vocab]`` in fp32; on ranks after the first, only those of their rows.
         """
-        ops, eps = self._ops, self.config.norm_eps
+        ops, eps, reduce = self._ops, self.config.norm_eps, self._group.reduce
         apply = _plain if adapters is None else adapters.apply
         x = self._embed(tokens)
         delta: torch.Tensor | None = None
@@ -139,11 +154,13 @@ class Decoder:
             attend = self._attend_with(attention, positions, x.dtype, apply)
             for index, layer in enumerate(self._layers):
                 x, normed = ops.add_norm(x, delta, layer.input_norm, eps)
-                x, normed = ops.add_norm(x, attend(index, layer, normed), layer.mlp_norm, eps)
+                attended = reduce(attend(index, layer, normed))
+                x, normed = ops.add_norm(x, attended, layer.mlp_norm, eps)
                 gate_up = apply(index, "gate_up", layer.gate_up, normed)
-                delta = apply(index, "down", layer.down, ops.silu_mul(gate_up))
+                delta = reduce(apply(index, "down", layer.down, ops.silu_mul(gate_up)))
         last = None if delta is None else delta[rows]
-        return self._head.wide(ops.add_norm(x[rows], last, self._norm, eps)[1])
+        logits = self._head.wide(ops.add_norm(x[rows], last, self._norm, eps)[1])
+        return self._group.gather(logits)[:, : self.config.vocab_size]
 
     def _turns(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return cosines and sines ``[T, head dim / 2]`` in fp32."""

@@ -19,6 +19,8 @@ from agentrt.engine.model.hf_check import check_computation
 from agentrt.engine.model.hf_weights import check_weights, load_weights
 from agentrt.engine.model.sizes import check_quant, weight_bytes
 from agentrt.engine.model.weights import Checkpoint, Progress, build, computed_dtype
+from agentrt.engine.parallel.group import ALONE, Group
+from agentrt.engine.parallel.sharding import Shard
 from agentrt.errors import ConfigError, ModelError, ModelUnsupported
 
 __all__ = ["Implementation", "ModelSource", "check_config", "open_source"]
@@ -52,6 +54,14 @@ class ModelSource(Protocol):
         """Return the bytes that the weights take in ``dtype``, unquantised."""
         ...
 
+    def shard(self, rank: int, size: int) -> Shard:
+        """Return what one of ``size`` ranks holds.
+
+        Raises:
+            ConfigError: this model cannot be cut for so many.
+        """
+        ...
+
     def bytes_as(self, itemsize: int, quant: str | None) -> int | None:
         """Return the bytes of weights ``itemsize`` wide, or as ``quant``; None if that cannot be.
 
@@ -61,12 +71,17 @@ class ModelSource(Protocol):
         ...
 
     def load(
-        self, device: str, progress: Progress | None = None, quant: str | None = None
+        self,
+        device: str,
+        progress: Progress | None = None,
+        quant: str | None = None,
+        group: Group = ALONE,
     ) -> Model:
-        """Read the weights; with ``fp8`` they are rounded on the way.
+        """Read the weights, of several ranks those of ours; ``fp8`` is rounded to on the way.
 
         Raises:
             ModelError: they cannot be read after all.
+            ConfigError: the model cannot be cut for the ranks of ``group``.
         """
         ...
 
@@ -89,13 +104,20 @@ class _Native:
     def weight_bytes(self) -> int:
         return self.parameters * self.dtype.itemsize
 
+    def shard(self, rank: int, size: int) -> Shard:
+        return Shard(self._config, rank, size)
+
     def bytes_as(self, itemsize: int, quant: str | None) -> int | None:
         return weight_bytes(self._config, itemsize, quant)
 
     def load(
-        self, device: str, progress: Progress | None = None, quant: str | None = None
+        self,
+        device: str,
+        progress: Progress | None = None,
+        quant: str | None = None,
+        group: Group = ALONE,
     ) -> Model:
-        return build(self._checkpoint, self._config, self.dtype, device, progress, quant)
+        return build(self._checkpoint, self._config, self.dtype, device, progress, quant, group)
 
 
 class _Transformers:
@@ -115,14 +137,26 @@ class _Transformers:
     def weight_bytes(self) -> int:
         return self.parameters * self.dtype.itemsize
 
+    def shard(self, rank: int, size: int) -> Shard:
+        raise ConfigError(
+            "Several ranks are for models that our own decoder computes, not transformers.",
+            remedy="Leave --tensor-parallel out, or choose another model.",
+        )
+
     def bytes_as(self, itemsize: int, quant: str | None) -> int | None:
         check_quant(quant)
         return self.parameters * itemsize if quant is None else None
 
     def load(
-        self, device: str, progress: Progress | None = None, quant: str | None = None
+        self,
+        device: str,
+        progress: Progress | None = None,
+        quant: str | None = None,
+        group: Group = ALONE,
     ) -> Model:
         del quant  # refused when the model is prepared for its kernels
+        if group.size > 1:
+            self.shard(group.rank, group.size)
         model = load_weights(self._source, self.dtype, device, progress)
         check_computation(model, self._source.directory)
         return model

@@ -15,6 +15,8 @@ from agentrt.engine.model.header import TensorEntry, read_header
 from agentrt.engine.model.linear import Linear, LinearLayer
 from agentrt.engine.model.staging import Wanted, copier_for, copy_runs, plan_runs
 from agentrt.engine.model.targets import Fp8Rows, Repeated, Rows, Target
+from agentrt.engine.parallel.group import ALONE, Group
+from agentrt.engine.parallel.sharding import Cut, Shard
 from agentrt.errors import ModelError
 
 __all__ = ["Checkpoint", "Progress", "linear_shapes", "load_model", "tensor_shapes"]
@@ -161,13 +163,18 @@ class Checkpoint:
             remedy="Use an unquantized checkpoint of a supported architecture.",
         )
 
-    def fill(self, targets: Mapping[str, Target], progress: Progress | None = None) -> None:
+    def fill(
+        self,
+        targets: Mapping[str, Target],
+        progress: Progress | None = None,
+        cut: Callable[[str], Cut | None] = lambda name: None,
+    ) -> None:
         """Copy tensors into ``targets`` (shapes already checked), all of them on one device.
 
         Files are memory-mapped, and tensors go to their targets in runs of rows; no whole copy of a
-        tensor is made. See ``staging``.
+        tensor is made. See ``staging``. Where ``cut`` names a part of a tensor, only that is read.
         """
-        tensors = [self._wanted(name, target) for name, target in targets.items()]
+        tensors = [self._wanted(name, target, cut(name)) for name, target in targets.items()]
         runs = list(plan_runs(tensors))
         done, total = 0.0, sum(target.nbytes for target in targets.values())
         for run in copy_runs(runs, copier_for(tensors, runs)):
@@ -176,9 +183,12 @@ class Checkpoint:
             if progress is not None and run.stop == last:
                 progress(min(round(done), total), total)
 
-    def _wanted(self, name: str, target: Target) -> Wanted:
+    def _wanted(self, name: str, target: Target, cut: Cut | None) -> Wanted:
         entry = self._entries[name]
-        return Wanted(entry.file, name, entry.offset, entry.shape, _DTYPES[entry.dtype], target)
+        part = None if cut is None else (cut.start, cut.stop)
+        rows, columns = (part, None) if cut is None or cut.dim == 0 else (None, part)
+        dtype = _DTYPES[entry.dtype]
+        return Wanted(entry.file, name, entry.offset, entry.shape, dtype, target, rows, columns)
 
 
 def _ignorable(name: str, config: ModelConfig) -> bool:
@@ -194,6 +204,8 @@ def load_model(
     dtype: torch.dtype | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
+    quant: str | None = None,
+    group: Group = ALONE,
 ) -> Decoder:
     """Load a decoder from a Hugging Face model directory.
 
@@ -202,15 +214,18 @@ def load_model(
         dtype: ``torch.float32`` or ``torch.bfloat16``; None takes the checkpoint's own.
         device: torch device of the weights.
         progress: called after each tensor.
+        quant: ``fp8`` rounds the layers' weights on the way.
+        group: the ranks that compute the model together; this one's part is loaded.
 
     Raises:
         ModelError: anything is missing, inconsistent or unsupported; found before weights are read.
+        ConfigError: the model does not divide by the ranks of ``group``.
     """
     config = ModelConfig.from_directory(directory)
     chosen = computed_dtype(directory, config.dtype, dtype)
     checkpoint = Checkpoint(directory)
     checkpoint.check(config)
-    return build(checkpoint, config, chosen, device, progress)
+    return build(checkpoint, config, chosen, device, progress, quant, group)
 
 
 def computed_dtype(
@@ -236,37 +251,57 @@ def build(
     device: str,
     progress: Progress | None = None,
     quant: str | None = None,
+    group: Group = ALONE,
 ) -> Decoder:
-    """Read the weights of a checkpoint that was checked; with ``fp8``, the layers' as fp8."""
-    return _Builder(config, dtype, device, fp8=quant == "fp8").build(checkpoint, progress)
+    """Read the weights of a checkpoint that was checked; with ``fp8``, the layers' as fp8.
+
+    Of several ranks, those of ours are read.
+
+    Raises:
+        ConfigError: the model does not divide by the ranks of ``group``.
+    """
+    return _Builder(config, dtype, device, group, fp8=quant == "fp8").build(checkpoint, progress)
 
 
 class _Builder:
     """Allocates the fused weights and remembers which part each checkpoint tensor fills."""
 
-    def __init__(self, config: ModelConfig, dtype: torch.dtype, device: str, *, fp8: bool) -> None:
-        self._config = config
+    def __init__(
+        self, config: ModelConfig, dtype: torch.dtype, device: str, group: Group, *, fp8: bool
+    ) -> None:
+        self._group = group
+        self._shard = Shard(config, group.rank, group.size)
+        self._config = self._shard.part
         self._fp8 = fp8
         self._dtype = dtype
         self._device = device
-        self._shapes = tensor_shapes(config)
+        self._shapes = self._shard.shapes(tensor_shapes(self._config))
         self._targets: dict[str, Target] = {}
 
     def build(self, checkpoint: Checkpoint, progress: Progress | None = None) -> Decoder:
         """Allocate everything, fill it from the checkpoint, and put the decoder together."""
         config = self._config
-        embedding = self._fused(["model.embed_tokens.weight"])
+        embedding = self._vocabulary("model.embed_tokens.weight")
         layers = [self._layer(f"model.layers.{index}.") for index in range(config.num_layers)]
         norm = self._fused(["model.norm.weight"])
-        head = embedding if config.tied_embeddings else self._fused(["lm_head.weight"])
-        checkpoint.fill(self._targets, progress)
-        return Decoder(config, embedding, layers, norm, Linear(head))
+        head = embedding if config.tied_embeddings else self._vocabulary("lm_head.weight")
+        checkpoint.fill(self._targets, progress, self._shard.cut)
+        rows = None if self._group.size == 1 else self._shard.vocabulary
+        return Decoder(config, embedding, layers, norm, Linear(head), self._group, rows)
 
     def _fused(self, names: list[str]) -> torch.Tensor:
         """Allocate one tensor for ``names`` along their first dimension, one after another."""
         whole = self._empty(names, self._dtype)
         for name, part in zip(names, self._split(names, whole), strict=True):
             self._targets[name] = Rows(part)
+        return whole
+
+    def _vocabulary(self, name: str) -> torch.Tensor:
+        """Allocate a row for each token id; rows past the last token are zero."""
+        whole = self._fused([name])
+        real = self._shard.vocabulary.count
+        whole[real:].zero_()
+        self._targets[name] = Rows(whole[:real])
         return whole
 
     def _empty(self, names: list[str], dtype: torch.dtype) -> torch.Tensor:

@@ -65,13 +65,20 @@ def raw(part: torch.Tensor) -> torch.Tensor:
     return part.flatten(3).view(torch.uint8)
 
 
+def _movable(part: torch.Tensor) -> torch.Tensor:
+    """Return eight-bit numbers as bytes: not every torch gathers fp8 as it is."""
+    return part.view(torch.uint8) if part.element_size() == 1 else part
+
+
 class CudaCopier(Copier):
     """Copies on a stream of its own; pool pages are gathered on the device into a run."""
 
     straight = False
 
     def __init__(self, pool: Sequence[torch.Tensor], host: Sequence[torch.Tensor]) -> None:
-        self._parts = list(zip(pool, host, strict=True))
+        self._parts = [
+            (_movable(part), _movable(other)) for part, other in zip(pool, host, strict=True)
+        ]
         self._device = pool[0].device
         self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
 

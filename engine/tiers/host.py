@@ -1,13 +1,15 @@
 """The host tier: a second pool of pages in host memory, and the thread that copies there and back.
 
 The host's layout is ``[host pages, layers, 2, ...]``: a page is one stretch of memory, so a run of
-pages is one copy. On CUDA the memory is pinned and copies run on a stream of their own, which
-first waits for what the engine had launched when the transfer was planned.
+pages is one copy. It lies in huge pages where there are any. On CUDA it is pinned and copies run on
+a stream of their own, which first waits for what the engine had launched when the transfer was
+planned.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import threading
 import time
@@ -23,7 +25,8 @@ from agentrt.engine.tiers.archive import Archive
 from agentrt.engine.tiers.base import CopyDone, PageMover, TierStatistics
 from agentrt.engine.tiers.copiers import Copier, CudaCopier, MemoryCopier, raw
 from agentrt.engine.tiers.groups import copy_groups
-from agentrt.errors import ConfigError, InternalError
+from agentrt.engine.tiers.memory import HostMemory
+from agentrt.errors import InternalError
 from agentrt.scheduling.plan import Transfer
 
 __all__ = ["HostTier", "page_bytes"]
@@ -73,7 +76,7 @@ class HostTier(PageMover):
     ) -> None:
         self._page_bytes = page_bytes(pool)
         self._most = max(1, _GROUP_BYTES // self._page_bytes)
-        self.host = [_host_tensor(part, host_pages) for part in pool]
+        self._memory, self.host = _host_tensors(pool, host_pages)
         self._renew = renew
         self._copier: Copier | None = self._new_copier(pool)
         self._clock = clock
@@ -173,6 +176,7 @@ class HostTier(PageMover):
             self.archive.close(SAVE_SECONDS)
             if save:
                 self._save(self.archive)
+        self._memory.release()
 
     # --- pages in files
 
@@ -297,18 +301,21 @@ class HostTier(PageMover):
 _NOTHING = CopyDone()
 
 
-def _host_tensor(part: torch.Tensor, host_pages: int) -> torch.Tensor:
-    """Return the host's side of one of the pool's tensors, ``[host pages, layers, 2, ...]``.
+def _host_tensors(
+    pool: Sequence[torch.Tensor], host_pages: int
+) -> tuple[HostMemory, list[torch.Tensor]]:
+    """Return the host's side of the pool's tensors, each ``[host pages, layers, 2, ...]``.
 
     Raises:
         ConfigError: the memory cannot be had.
     """
-    shape = (host_pages, *part.shape[:2], *part.shape[3:])
-    try:
-        # Zeros, not empty: touching the memory here makes a tier that does not fit fail at start.
-        return torch.zeros(shape, dtype=part.dtype, pin_memory=part.device.type == "cuda")
-    except RuntimeError as error:
-        raise ConfigError(
-            f"A host tier of {host_pages} pages cannot be had: {str(error).splitlines()[0]}.",
-            remedy="Ask for a smaller --host-kv.",
-        ) from error
+    shapes = [(host_pages, *part.shape[:2], *part.shape[3:]) for part in pool]
+    sizes = [
+        math.prod(shape) * part.element_size() for shape, part in zip(shapes, pool, strict=True)
+    ]
+    memory = HostMemory(sizes, pool[0].device)
+    tensors = [
+        raw_bytes.view(part.dtype).view(shape)
+        for raw_bytes, part, shape in zip(memory.parts, pool, shapes, strict=True)
+    ]
+    return memory, tensors

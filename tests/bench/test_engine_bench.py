@@ -18,7 +18,7 @@ from agentrt.bench.engine_children import Child
 from agentrt.bench.engine_compare import run_case
 from agentrt.bench.engine_parts import PARTS, fragmentation, needs
 from agentrt.bench.engine_rows import shape
-from agentrt.bench.engine_table import BEGIN, END, document, markdown, plain
+from agentrt.bench.engine_table import MARKS, document, markdown, plain
 from agentrt.errors import BackendUnavailable, ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -230,4 +230,4 @@ class TestTables:
 
     def test_a_document_with_other_marks_is_refused(self, kept: dict[str, Any]) -> None:
         with pytest.raises(ValueError, match="unpack"):
-            document(f"{BEGIN} {BEGIN} {END}", kept)
+            document(f"{MARKS.begin} {MARKS.begin} {MARKS.end}", kept)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from agentrt.bench.engine_rows import random_model
+from agentrt.bench.random_model import random_model
 from agentrt.engine import kernels as engine_kernels
 from agentrt.engine.attention.base import BatchLayout, SliceLayout
 from agentrt.engine.attention.native import load_native
