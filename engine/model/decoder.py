@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 
 from agentrt.engine.attention.base import AttentionStep, OperandStep, RawAttentionStep
+from agentrt.engine.model.base import on_its_device
 from agentrt.engine.model.config import ModelConfig
 from agentrt.engine.model.fp8 import Fp8Linear
 from agentrt.engine.model.fused import FusedLayers
@@ -121,6 +122,7 @@ class Decoder:
         )
 
     @torch.inference_mode()
+    @on_its_device
     def forward(
         self,
         tokens: torch.Tensor,

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from agentrt.engine.attention.base import AttentionStep
+from agentrt.engine.model.base import on_its_device
 from agentrt.engine.model.config import ModelShape, read_json
 from agentrt.engine.model.hf_probe import (
     STEP,
@@ -126,6 +127,7 @@ class HfDecoder:
         return self._device
 
     @torch.inference_mode()
+    @on_its_device
     def forward(
         self,
         tokens: torch.Tensor,

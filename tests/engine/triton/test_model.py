@@ -10,6 +10,7 @@ import torch
 from agentrt.engine.attention import BatchLayout, SliceLayout, TorchPagedAttention
 from agentrt.engine.attention.base import DecodeBuffers
 from agentrt.engine.kernels import Kernels, choose_kernels, prepare, warm_up
+from agentrt.engine.model.base import on_its_device
 from agentrt.engine.model.triton_ops import TritonOps
 from agentrt.engine.model.weights import load_model
 
@@ -193,3 +194,26 @@ def test_nothing_waits_for_the_device_in_a_step(models, triton, pool):
         with waiting:
             mine.forward(ids, places, attention.plan(layout), rows)
             mine.forward(ids, places * 0, static, rows)
+
+
+def test_a_model_runs_with_its_own_gpu_as_the_current_one(monkeypatch):
+    """Triton launches there, whatever device the thread would be on."""
+    current = ["cuda:0"]
+
+    @contextmanager
+    def use(device):
+        current.append(str(device))
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", use)
+
+    class Placed:
+        device = torch.device("cuda:1")
+
+        @on_its_device
+        def forward(self, number, *, more):
+            return number + more, current[-1]
+
+    assert Placed().forward(1, more=2) == (3, "cuda:1")
+    assert current == ["cuda:0"]
