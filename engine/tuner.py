@@ -7,7 +7,7 @@ compared by their cost: seconds over the least seconds that a step of like size 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 __all__ = ["ThreadTuner", "TunerConfig"]
 
@@ -18,9 +18,11 @@ class TunerConfig:
 
     Args:
         slow: cost from which fewer threads are tried.
-        patience: steps that a trial takes, and that must be slow before one begins.
+        patience: steps of each kind that a trial takes, and that must be slow before one begins.
         rest: steps after a trial that changed nothing before the next one of its kind; doubled each
             time, up to ``longest_rest``.
+        retry: steps until more threads are tried after their number was lowered: what slowed all
+            of the machine for a moment looks like a neighbour, and costs more than a trial.
         longest_rest: the most of it.
         forget: how much the least known seconds grow with each step, so that old luck is forgotten.
     """
@@ -28,18 +30,29 @@ class TunerConfig:
     slow: float = 1.5
     patience: int = 3
     rest: int = 32
+    retry: int = 8
     longest_rest: int = 1024
     forget: float = 0.002
 
 
 @dataclass(slots=True)
 class _Trial:
-    """Another number of threads being tried; ``before`` is the cost that it has to beat."""
+    """Another number of threads being tried, in turns with the one that it has to beat.
+
+    In turns, so that what slows the whole machine for a while slows both.
+    """
 
     threads: int
     home: int
     before: float
-    costs: list[float]
+    """The cost of a step before the trial."""
+    costs: list[float] = field(default_factory=list)
+    beside: list[float] = field(default_factory=list)
+
+    @property
+    def away(self) -> bool:
+        """Whether the next step is one of the trial's."""
+        return len(self.costs) <= len(self.beside)
 
 
 @dataclass(slots=True)
@@ -75,7 +88,8 @@ class ThreadTuner:
     @property
     def threads(self) -> int:
         """Return how many threads the next step should run on, from 1 to ``most``."""
-        return self._trial.threads if self._trial is not None else self._threads
+        trial = self._trial
+        return trial.threads if trial is not None and trial.away else self._threads
 
     def observe(self, tokens: int, context: int, seconds: float) -> int:
         """Take in a step and return the threads for the next one.
@@ -114,21 +128,24 @@ class ThreadTuner:
             self._begin(min(self._most, 2 * self._threads))
 
     def _begin(self, threads: int) -> None:
-        self._trial = _Trial(threads, self._threads, _middle(self._recent), [])
+        self._trial = _Trial(threads, self._threads, _middle(self._recent))
 
     def _try(self, trial: _Trial, cost: float) -> None:
-        trial.costs.append(cost)
+        away = trial.away
+        (trial.costs if away else trial.beside).append(cost)
         # A trial that is far worse than home is over at once.
-        hopeless = cost > 2 * max(trial.before, 1.0)
-        if len(trial.costs) < self._config.patience and not hopeless:
+        hopeless = away and cost > 2 * max(trial.before, 1.0)
+        if len(trial.beside) < self._config.patience and not hopeless:
             return
         self._trial = None
         self._recent = []
         lower = trial.threads < trial.home
-        if not hopeless and _middle(trial.costs) < trial.before * (0.95 if lower else 1.0):
+        needed = 0.95 if lower else 1.0
+        if not hopeless and _middle(trial.costs) < _middle(trial.beside) * needed:
             self._threads = trial.threads
+            again = self._config.retry if lower else self._config.rest
             self._down = _Rest(self._config.rest, 0)
-            self._up = _Rest(self._config.rest, self._config.rest)
+            self._up = _Rest(again, again)
         else:
             (self._down if lower else self._up).again(self._config.longest_rest)
 

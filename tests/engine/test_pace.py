@@ -52,7 +52,7 @@ class TestTuner:
         tuner, machine = ThreadTuner(2), Machine(2)
         quiet = machine.run(tuner, 50)
         machine.busy = 1
-        machine.run(tuner, 10)
+        machine.run(tuner, 12)
         assert tuner.threads == 1
         assert machine.run(tuner, 2000) <= 2.4 * quiet  # one of two processors, and the probes
         machine.busy = 0
@@ -82,6 +82,19 @@ class TestTuner:
             elsewhere += tuner.threads == 1
             tuner.observe(8, 512, 0.04 if tuner.threads == 2 else 0.08)
         assert elsewhere <= 100
+
+    @given(seed=st.integers(0, 1000), slowdown=st.floats(1.5, 4.0))
+    @settings(deadline=None, max_examples=40)
+    def test_a_machine_that_is_slow_for_a_while_keeps_its_threads(self, seed, slowdown):
+        """Everything is slower, from any step on and for as long: fewer threads are no help."""
+        tuner, machine, chance = ThreadTuner(2), Machine(2, seed), random.Random(seed)
+        fewer = 0
+        for _ in range(20):
+            pace = chance.choice([1.0, slowdown])
+            for _ in range(chance.randint(1, 60)):
+                fewer += tuner.threads == 1
+                tuner.observe(8, 512, pace * machine.seconds(8, tuner.threads))
+        assert fewer <= 60  # of about 600; trials included
 
     def test_one_thread_stays_one(self):
         tuner = ThreadTuner(1)
@@ -146,7 +159,7 @@ def test_the_backend_runs_on_what_the_tuner_says():
     finally:
         torch.set_num_threads(before)
     assert inner.threads[:7] == [2] * 7
-    assert inner.threads[7:10] == [1] * 3
+    assert inner.threads[7:12] == [1, 2, 1, 2, 1]  # in turns
 
 
 class TestQuota:
