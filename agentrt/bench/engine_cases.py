@@ -59,7 +59,7 @@ class Case:
 def _cases() -> tuple[Case, ...]:
     found = []
     for model in ("m135", "m600"):
-        found += [Case("prefill", model, 1, 512), Case("prefill", model, 1, 2048, rounds=3)]
+        found += [Case("prefill", model, 1, n, rounds=7) for n in (512, 2048)]
         for batch, steps in ((1, 16), (8, 8), (32, 6)):
             found.append(Case("decode", model, batch, 512, steps))
         found += [Case("decode", model, 1, 4096, 16), Case("decode", model, 8, 4096, 6)]
