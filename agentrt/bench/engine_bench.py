@@ -141,6 +141,7 @@ class EngineBench:
             for peer in (own, *(PEERS[name] for name in self._pythons)):
                 try:
                     found[peer.name] = self._child(stack, peer, model)
+                    self._missing.pop(peer.name, None)  # as it may be with another model
                 except BackendUnavailable as error:
                     if peer is own:
                         raise

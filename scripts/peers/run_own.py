@@ -124,6 +124,8 @@ class Own:
 
     async def _start(self, asked: list[list[int]], room: int) -> dict[str, Any]:
         self._batch = len(asked)
+        # Those whose prompts are done first decode while the others' are computed.
+        room += sum(map(len, asked)) // 256
         each = -(-(len(asked[0]) + room + 64) // PAGE) + 1
         await self._make(each * len(asked) + 2)
         await self._first("warm", [20, 21, 22])

@@ -41,7 +41,9 @@ class Vllm:
         while self._engine.has_unfinished_requests():
             self._engine.step()
         start = time.perf_counter()
-        self._ids = self._run(prompts, room + 1)
+        # Those whose prompts are done first decode while the others' are computed.
+        early = sum(map(len, prompts)) // 1024
+        self._ids = self._run(prompts, room + 1 + early)
         first: dict[str, int] = {}
         while len(first) < len(prompts):
             for output in self._engine.step():

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentrt.bench.engine_bench import Store
+from agentrt.bench.engine_bench import EngineBench, Store
 from agentrt.bench.engine_cases import CASES, OWN, Case, Limits, Timings, chosen, make_row
 from agentrt.bench.engine_children import Child
 from agentrt.bench.engine_compare import run_case
@@ -175,6 +175,26 @@ class TestChildren:
         assert made == prompts(7, 3, 40, 100) != prompts(8, 3, 40, 100)
         assert [len(prompt) for prompt in made] == [40] * 3
         assert all(FIRST_ID <= token < 100 for prompt in made for token in prompt)
+
+
+def test_an_engine_that_failed_with_one_model_takes_part_with_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = EngineBench(tmp_path, tmp_path, ["transformers"], 1, Store(None, SETTINGS), quiet)
+    bench.prepare()
+    broken = {"m135"}
+
+    def child(self: EngineBench, stack: object, peer: Any, model: str) -> str:
+        if peer.name != OWN and model in broken:
+            raise BackendUnavailable("broken", remedy="Mend it.")
+        return f"{peer.name} with {model}"
+
+    monkeypatch.setattr(EngineBench, "_child", child)
+    found = []
+    for model in ("m135", "m600"):
+        with bench.children(model) as engines:
+            found.append((sorted(engines), dict(bench._missing)))
+    assert found == [([OWN], {"transformers": "broken"}), ([OWN, "transformers"], {})]
 
 
 SETTINGS = {"settings": {"threads": 2}, "command": "bench", "machine": {"processor": "P"}}
