@@ -273,7 +273,12 @@ class TestCommand:
         out = tmp_path / "gpu.json"
         command = [sys.executable, str(SCRIPT), "--dry-run", "--no-tests", "--out", str(out)]
         process = subprocess.Popen(
-            command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            # A suite that was started in the background ignores it, and so would what it starts.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         first = ROWS[0].name
         for line in process.stderr:
