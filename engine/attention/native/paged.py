@@ -56,7 +56,8 @@ class NativePagedAttention(PagedBase):
         dtype: torch.dtype,
     ) -> None:
         self._library = library
-        self._windows = config.windows
+        self._windows = list(dict.fromkeys(config.windows))
+        self._which = [self._windows.index(window) for window in config.windows]
         self._pool = PagePool(config, num_pages, page_size, dtype, "cpu")
         self._group = config.num_heads // config.num_kv_heads
         self._reader = LayoutReader(self._pool)
@@ -64,9 +65,8 @@ class NativePagedAttention(PagedBase):
     def plan(self, layout: BatchLayout) -> NativeStep:
         """Prepare one step over ``layout``, as the protocol ``Attention`` says."""
         batch = self._batch(layout)
-        works = {window: self._work(batch, window) for window in dict.fromkeys(self._windows)}
-        by_layer = [works[window] for window in self._windows]
-        return NativeStep(self._library, self._pool, batch, by_layer)
+        works = [self._work(batch, window) for window in self._windows]
+        return NativeStep(self._library, self._pool, batch, works, self._which)
 
     def _batch(self, layout: BatchLayout) -> _Batch:
         read = self._reader.read(layout)
@@ -80,10 +80,15 @@ class NativePagedAttention(PagedBase):
 
 
 class NativeStep:
-    """One planned batch over a :class:`NativePagedAttention`."""
+    """One planned batch over a :class:`NativePagedAttention`; ``which`` work is whose layer's."""
 
     def __init__(
-        self, library: NativeLibrary, pool: PagePool, batch: _Batch, works: Sequence[_Work]
+        self,
+        library: NativeLibrary,
+        pool: PagePool,
+        batch: _Batch,
+        works: Sequence[_Work],
+        which: Sequence[int],
     ) -> None:
         self._library = library
         self._pages = pool.kv
@@ -91,6 +96,7 @@ class NativeStep:
         self._heads = pool.heads
         self._batch = batch
         self._works = works
+        self._which = which
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """Store keys and values, then attend, as the protocol ``AttentionStep`` says."""
@@ -112,14 +118,13 @@ class NativeStep:
 
     def operands(self) -> tuple[object, ...]:
         """Return all layers' pages, slots and plans, as ``OperandStep`` says."""
-        batch, works = self._batch, list({id(work): work for work in self._works}.values())
+        batch, works = self._batch, self._works
         plans = [part for work in works for part in (work.table, work.partial, work.arrived)]
         windows = [work.window for work in works]
-        which = [windows.index(work.window) for work in self._works]
-        return (self._pages, batch.slots, batch.pages, batch.slices, plans, windows, which)
+        return (self._pages, batch.slots, batch.pages, batch.slices, plans, windows, self._which)
 
     def _attend(self, layer: int, q: torch.Tensor) -> torch.Tensor:
-        batch, work = self._batch, self._works[layer]
+        batch, work = self._batch, self._works[self._which[layer]]
         out = torch.empty(q.shape, dtype=q.dtype)
         plan = (batch.pages, batch.slices, work.table, work.partial, work.arrived)
         self._library.attend(self._kv[layer], *plan, q, work.window, out)

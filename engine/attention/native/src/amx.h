@@ -66,22 +66,35 @@ class Tiles {
   long rows_ = 0;
 };
 
-// Two blocks of rows by 32 columns: four products for four loads.
-inline void tiles_two(const uint32_t* a, long lda, const uint32_t* b, long ldb, float* c, long ldc,
-                      long k, bool add) {
-  const uint32_t* below = a + TILE * lda;
-  float* under = c + TILE * ldc;
+// The four results begin as what is there, or as zero.
+inline void begin_sums(const float* c0, const float* c1, const float* c2, const float* c3, long ldc,
+                       bool add) {
   if (add) {
-    _tile_loadd(0, c, ldc * 4);
-    _tile_loadd(1, c + TILE, ldc * 4);
-    _tile_loadd(2, under, ldc * 4);
-    _tile_loadd(3, under + TILE, ldc * 4);
+    _tile_loadd(0, c0, ldc * 4);
+    _tile_loadd(1, c1, ldc * 4);
+    _tile_loadd(2, c2, ldc * 4);
+    _tile_loadd(3, c3, ldc * 4);
   } else {
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
   }
+}
+
+inline void end_sums(float* c0, float* c1, float* c2, float* c3, long ldc) {
+  _tile_stored(0, c0, ldc * 4);
+  _tile_stored(1, c1, ldc * 4);
+  _tile_stored(2, c2, ldc * 4);
+  _tile_stored(3, c3, ldc * 4);
+}
+
+// Two blocks of rows by 32 columns: four products for four loads.
+inline void tiles_two(const uint32_t* a, long lda, const uint32_t* b, long ldb, float* c, long ldc,
+                      long k, bool add) {
+  const uint32_t* below = a + TILE * lda;
+  float* under = c + TILE * ldc;
+  begin_sums(c, c + TILE, under, under + TILE, ldc, add);
   for (long i = 0; i < k; i += TILE) {
     _tile_loadd(4, a + i, lda * 4);
     _tile_loadd(6, b + i * ldb, ldb * 4);
@@ -92,10 +105,7 @@ inline void tiles_two(const uint32_t* a, long lda, const uint32_t* b, long ldb, 
     _tile_dpbf16ps(2, 5, 6);
     _tile_dpbf16ps(3, 5, 7);
   }
-  _tile_stored(0, c, ldc * 4);
-  _tile_stored(1, c + TILE, ldc * 4);
-  _tile_stored(2, under, ldc * 4);
-  _tile_stored(3, under + TILE, ldc * 4);
+  end_sums(c, c + TILE, under, under + TILE, ldc);
 }
 
 // Ask for a tile of the second operand that comes AHEAD steps later. A product of few rows only
@@ -108,17 +118,7 @@ inline void ask_ahead(const uint32_t* b, long ldb) {
 // One block of rows by 64 columns: what is read of the second operand lies side by side.
 inline void tiles_one(const uint32_t* a, long lda, const uint32_t* b, long ldb, float* c, long ldc,
                       long k, bool add) {
-  if (add) {
-    _tile_loadd(0, c, ldc * 4);
-    _tile_loadd(1, c + TILE, ldc * 4);
-    _tile_loadd(2, c + 2 * TILE, ldc * 4);
-    _tile_loadd(3, c + 3 * TILE, ldc * 4);
-  } else {
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
-  }
+  begin_sums(c, c + TILE, c + 2 * TILE, c + 3 * TILE, ldc, add);
   for (long i = 0; i < k; i += TILE) {
     const uint32_t* from = b + i * ldb;
     _tile_loadd(4, a + i, lda * 4);
@@ -135,10 +135,7 @@ inline void tiles_one(const uint32_t* a, long lda, const uint32_t* b, long ldb, 
     ask_ahead(from + 3 * TILE, ldb);
     _tile_dpbf16ps(3, 4, 5);
   }
-  _tile_stored(0, c, ldc * 4);
-  _tile_stored(1, c + TILE, ldc * 4);
-  _tile_stored(2, c + 2 * TILE, ldc * 4);
-  _tile_stored(3, c + 3 * TILE, ldc * 4);
+  end_sums(c, c + TILE, c + 2 * TILE, c + 3 * TILE, ldc);
 }
 
 // The columns that are left where fewer than 64 or 32 are: one block of rows by 16.

@@ -30,6 +30,11 @@ inline Packed packed(const Tensor& panels, const MaybeTensor& bias, long outputs
           bias ? data<Bf16>(*bias) : nullptr, panels.size(1) * 2, outputs};
 }
 
+template <class K>
+LayerPages<K> layer_pages(const Tensor& kv) {
+  return {data<K>(kv), kv.stride(0), kv.size(2), kv.size(3), kv.size(4)};
+}
+
 // What attention needs of one planned step and one window; see plan() in ops.cpp.
 struct Planned {
   Tensor table, slices, works, partial, arrived;
@@ -138,8 +143,7 @@ class Layers : public torch::CustomClassHolder {
                        data<Bf16>(w.input_norm), eps_, normed);
     line(normed, w.qkv, w.qkv_bias, rows.heads);
     turn.norm = w.qk_norm ? data<Bf16>(*w.qk_norm) : nullptr;
-    const LayerPages<Bf16> pages{data<Bf16>(kv), kv.stride(0), kv_heads, kv.size(3), dim};
-    rotate_store_all<Bf16>(m, heads, tokens, all, pages, slots.const_data_ptr<int64_t>(), turn);
+    rotate_store_all<Bf16>(m, heads, tokens, all, layer_pages<Bf16>(kv), slots.const_data_ptr<int64_t>(), turn);
     attend_all<Bf16>(m, attention<Bf16>(kv, step, heads, all * dim, queries, attended),
                      step.works.size(0));
     line(attended, w.out, w.out_bias, rows.more);

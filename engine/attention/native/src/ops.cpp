@@ -67,16 +67,15 @@ void store_kv(Tensor kv, const Tensor& slots, const Tensor& k, const Tensor& v) 
   dense(slots);
   by_type(kv, [&](auto type) {
     typedef decltype(type) K;
-    const long heads = kv.size(2), page = kv.size(3), dim = kv.size(4);
+    const LayerPages<K> pages = layer_pages<K>(kv);
     const int64_t* slot = slots.const_data_ptr<int64_t>();
-    Pool().share_rows(k.size(0), 2 * heads * dim, [&](long low, long high) {
+    const long bytes = pages.dim * sizeof(typename K::Value);
+    Pool().share_rows(k.size(0), 2 * pages.kv_heads * pages.dim, [&](long low, long high) {
       for (long t = low; t < high; ++t)
-        for (long h = 0; h < heads; ++h) {
-          const long at = ((slot[t] / page * heads + h) * page + slot[t] % page) * dim;
-          const long bytes = dim * sizeof(typename K::Value);
-          std::memcpy(data<K>(kv) + at, data<K>(k) + t * k.stride(0) + h * k.stride(1), bytes);
-          std::memcpy(data<K>(kv) + kv.stride(0) + at,
-                      data<K>(v) + t * v.stride(0) + h * v.stride(1), bytes);
+        for (long h = 0; h < pages.kv_heads; ++h) {
+          auto* to = pages.at(slot[t], h);
+          std::memcpy(to, data<K>(k) + t * k.stride(0) + h * k.stride(1), bytes);
+          std::memcpy(to + pages.values, data<K>(v) + t * v.stride(0) + h * v.stride(1), bytes);
         }
     });
   });
@@ -94,7 +93,7 @@ void rotate_store(Tensor kv, const Tensor& slots, Tensor heads, const std::optio
               "heads, cosines and sines must be contiguous");
   by_type(kv, [&](auto type) {
     typedef decltype(type) K;
-    const LayerPages<K> pages{data<K>(kv), kv.stride(0), kv.size(2), kv.size(3), kv.size(4)};
+    const LayerPages<K> pages = layer_pages<K>(kv);
     const Turn<K> turn{norm ? data<K>(*norm) : nullptr, float(eps), cos.const_data_ptr<float>(),
                        sin.const_data_ptr<float>()};
     Pool pool;
