@@ -114,32 +114,31 @@ def choose_kernels(
     if setting == "torch":
         return Kernels("torch", "they were asked for")
     if setting == "triton" or (setting == "auto" and kind == "cuda"):
-        return _triton(setting, device, check or check_triton)
+        return _or_torch(setting, "triton", partial(_triton, device, check or check_triton))
     if kind != "cpu":
         return Kernels("torch", f"on {device}")
-    return _native(setting, load)
+    return _or_torch(setting, "native", partial(_native, load))
 
 
-def _native(setting: str, load: Callable[[], NativeLibrary]) -> Kernels:
+def _or_torch(setting: str, ours: KernelKind, choose: Callable[[], Kernels]) -> Kernels:
+    """Return our kernels; torch's where they cannot be used and were not insisted on."""
     try:
-        library = load()
-    except NativeUnavailable as error:
-        if setting == "native":
+        return choose()
+    except (NativeUnavailable, TritonUnavailable) as error:
+        if setting == ours:
             raise
         _logger.warning("Attention runs on the torch path, which is slower: %s", error)
         return Kernels("torch", str(error))
+
+
+def _native(load: Callable[[], NativeLibrary]) -> Kernels:
+    library = load()
     _logger.info("Attention runs on our kernels (%s).", library.instructions)
     return Kernels("native", f"compiled for {library.instructions}", library)
 
 
-def _triton(setting: str, device: str, check: Callable[[str], None]) -> Kernels:
-    try:
-        check(device)
-    except TritonUnavailable as error:
-        if setting == "triton":
-            raise
-        _logger.warning("Attention runs on the torch path, which is slower: %s", error)
-        return Kernels("torch", str(error))
+def _triton(device: str, check: Callable[[str], None]) -> Kernels:
+    check(device)
     _logger.info("Attention runs on our Triton kernels.")
     return Kernels("triton", f"on {device}")
 
