@@ -8,6 +8,7 @@ device, and what is launched depends on shapes alone, so that it can be captured
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,15 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Cuts", "best_tokens", "drawn_tokens", "token_weights", "uniform", "uniforms"]
+__all__ = [
+    "Cuts",
+    "best_tokens",
+    "drawn_tokens",
+    "seed_words",
+    "token_weights",
+    "uniform",
+    "uniforms",
+]
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _FIRST, _SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -32,6 +41,11 @@ def _mix(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return words ^ (words >> np.uint64(31))
 
 
+def seed_words(seeds: Iterable[int]) -> NDArray[np.uint64]:
+    """Return whole numbers of any size as 64 bits each."""
+    return np.array([seed & _MASK for seed in seeds], np.uint64)
+
+
 def uniforms(seeds: NDArray[np.uint64], positions: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the number in [0, 1) that each of ``seeds [n]`` has at its position, fp64 ``[n]``."""
     golden = np.uint64(_GOLDEN)
@@ -43,8 +57,7 @@ def uniforms(seeds: NDArray[np.uint64], positions: NDArray[np.int64]) -> NDArray
 
 def uniform(seed: int, position: int) -> float:
     """Return the number in [0, 1) that ``seed`` has at ``position``."""
-    seeds = np.array([seed & _MASK], np.uint64)
-    return float(uniforms(seeds, np.array([position], np.int64))[0])
+    return float(uniforms(seed_words([seed]), np.array([position], np.int64))[0])
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from typing import Literal, cast
 import torch
 
 from agentrt.engine.backend import EngineSample
+from agentrt.engine.draws import best_tokens
 from agentrt.engine.sampling import Draw, draw_tokens
 from agentrt.engine.turn import Turn
 from agentrt.scheduling.plan import Sample, SeqSlice, StepResult
@@ -70,8 +71,8 @@ def _best(
     pieces: Sequence[SeqSlice], turns: Sequence[Turn], logits: torch.Tensor
 ) -> StepResult | None:
     """Make each row's best token its turn's; None where a row is unusable."""
-    best, tokens = logits.max(dim=1)  # NaN wins in max
-    if not bool(torch.isfinite(best).all()):
+    tokens, usable = best_tokens(logits)
+    if not bool(usable.all()):
         return None
     samples: dict[str, Sample] = {}
     for piece, turn, token in zip(pieces, turns, tokens.tolist(), strict=True):

@@ -121,7 +121,7 @@ class TorchBackend(TurnBackend):
             None if grammar is None else self._follow(grammar),
         )
         plain = recorded is None and state.memoryless
-        greedy = plain and sampling.greedy and sampling.logprobs is None
+        greedy = plain and state.takes_best and sampling.logprobs is None
         self._turns[turn_id] = Turn(
             ids, len(ids), len(ids), state, recorded, adapter, plain, greedy, int(ids[-1])
         )

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from agentrt.engine.backend import TokenLogprob
 from agentrt.engine.choices import ChoiceCursor, ChoiceTrie
-from agentrt.engine.draws import Cuts, best_tokens, drawn_tokens, uniforms
+from agentrt.engine.draws import Cuts, best_tokens, drawn_tokens, seed_words, uniforms
 from agentrt.engine.params import MAX_LOGPROBS, SamplingParams
 
 __all__ = [
@@ -30,8 +30,6 @@ __all__ = [
     "draw_tokens",
     "make_cuts",
 ]
-
-_MASK = 2**64 - 1
 
 
 class GrammarState(Protocol):
@@ -227,7 +225,7 @@ def _draw(
     tokens: list[int],
 ) -> None:
     """Draw a token for each of ``logits`` (overwritten) and put it into ``tokens`` at its row."""
-    seeds = np.array([turn.seed & _MASK for turn in turns], np.uint64)
+    seeds = seed_words(turn.seed for turn in turns)
     numbers = torch.from_numpy(uniforms(seeds, np.array(positions, np.int64))).to(logits.device)
     cut = [i for i, turn in enumerate(turns) if turn.params.cuts]
     whole = [i for i, turn in enumerate(turns) if not turn.params.cuts]

@@ -374,11 +374,7 @@ class Scheduler:
         """
         program = turn.state.program
         program.service += seconds
-        if turn.first_token is None or turn.lease is None:
-            turn.spend(now)
-        else:  # what that does for one that decodes, without a call
-            turn.decode_seconds += now - turn.since
-            turn.since = now
+        turn.spend(now)
         reason: FinishReason | None = None
         decoded = 0
         if sample is not None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from agentrt.engine.attention.base import Attention, StaticAttention
 from agentrt.engine.backend import EngineSample, StepHandle
-from agentrt.engine.draws import uniforms
+from agentrt.engine.draws import seed_words, uniforms
 from agentrt.engine.gpu.buckets import batch_buckets
 from agentrt.engine.gpu.capture import Capturer
 from agentrt.engine.gpu.graphs import DecodeGraphs, Drawing
@@ -29,7 +29,6 @@ from agentrt.scheduling.plan import Sample, SeqSlice, StepPlan, StepResult
 
 __all__ = ["DeviceBackend"]
 
-_MASK = 2**64 - 1
 _MOST_K = 2**31 - 1
 
 
@@ -159,7 +158,7 @@ class DeviceBackend(TorchBackend):
         for row, (piece, turn) in enumerate(zip(pieces, turns, strict=True)):
             tokens.append(self._token(piece, turn))
             positions.append(piece.start)
-            seeds.append(turn.sampling.seed & _MASK)
+            seeds.append(turn.sampling.seed)
             if turn.forced is not None:
                 host.forced[row] = turn.forced[piece.start + 1 - turn.prompt] + 1
             elif not turn.sampling.params.greedy:
@@ -174,7 +173,7 @@ class DeviceBackend(TorchBackend):
         host.slot[:rows] = range(
             self._pool.place(self._half, 0), self._pool.place(self._half, rows)
         )
-        host.number[:rows] = uniforms(np.array(seeds, np.uint64), place + 1)
+        host.number[:rows] = uniforms(seed_words(seeds), place + 1)
 
     def _token(self, piece: SeqSlice, turn: Turn) -> int:
         """Return a slice's token, or where in the pool it will be.
