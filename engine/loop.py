@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from agentrt.engine.backend import TurnBackend
 from agentrt.engine.choices import ChoiceTrie
@@ -69,9 +69,8 @@ class _Submit:
 
     def open(self, backend: TurnBackend) -> None:
         """Make the turn known to the backend."""
-        asked = (self.request.turn_id, self.prompt, self.sampling, self.forced, self.choices)
-        more: dict[str, Any] = {"grammar": self.grammar, "adapter": self.adapter}
-        backend.open(*asked, **{name: what for name, what in more.items() if what is not None})
+        asked = (self.prompt, self.sampling, self.forced, self.choices, self.grammar, self.adapter)
+        backend.open(self.request.turn_id, *asked)
 
 
 _Call: TypeAlias = Callable[[SchedulerProtocol, float], object]
@@ -183,8 +182,7 @@ class EngineLoop:
         """Have a prompt computed ahead while it grows. It is advice: what fails is only logged."""
 
         def begin(scheduler: SchedulerProtocol, now: float) -> None:
-            more: dict[str, Any] = {} if adapter is None else {"adapter": adapter}
-            self._backend.open(request.turn_id, prompt, _AHEAD, **more)
+            self._backend.open(request.turn_id, prompt, _AHEAD, adapter=adapter)
             self._ahead.add(request.turn_id)
             scheduler.open(request)
 

@@ -453,10 +453,10 @@ class TestFailures:
 
     async def test_a_backend_that_cannot_open_a_turn_refuses_only_that_turn(self):
         class Picky(FakeTurnBackend):
-            def open(self, turn_id, prompt, sampling, forced=None, choices=None):
+            def open(self, turn_id, prompt, *others):
                 if prompt == [13]:
                     raise MemoryError("no room")
-                super().open(turn_id, prompt, sampling, forced, choices)
+                super().open(turn_id, prompt, *others)
 
         async with make_engine(backend=Picky(PAGE, VOCAB)) as engine:
             with pytest.raises(InternalError, match="no room"):
