@@ -147,7 +147,8 @@ def plan_pools(
     graphs = () if config.graphs == "off" else batch_buckets(config.max_seqs)
     step = StepBounds(config.token_budget, config.max_seqs, config.page_size, graphs)
     room = Room(config.pool_tokens, config.kv_dtype)
-    plan = plan_models(found, room, step, device or _device_bytes(config, found))
+    device = device or device_bytes(found[0].wanted.device, config.tensor_parallel)
+    plan = plan_models(found, room, step, device)
     for line in plan.lines():
         _logger.info("Memory: %s", line)
     return plan
@@ -160,11 +161,6 @@ def log_taken(plan: MemoryPlan, device: str) -> None:
     planned = sum(model.total for model in plan.models if model.resident)
     taken = plan.device.free - device_bytes(device).free
     _logger.info("Memory: %s are taken; planned were %s.", as_size(taken), as_size(planned))
-
-
-def _device_bytes(config: RuntimeConfig, found: Sequence[Found]) -> DeviceBytes:
-    device, ranks = found[0].wanted.device, config.tensor_parallel
-    return device_bytes(device) if ranks == 1 else device_bytes(device, ranks)
 
 
 def load_model(

@@ -243,12 +243,11 @@ def read(
         EngineFault: another rank could not read its.
     """
     from agentrt.engine.lora.book import AdapterBook
+    from agentrt.engine.parallel.group import ALONE
 
-    wanted = found.wanted
-    if ranks is None:
-        model = found.source.load(wanted.device, progress, wanted.quant)
-    else:
-        model = found.source.load(wanted.device, progress, wanted.quant, ranks.group)
+    wanted, group = found.wanted, ALONE if ranks is None else ranks.group
+    model = found.source.load(wanted.device, progress, wanted.quant, group)
+    if ranks is not None:
         ranks.loaded()
     loaded = [files.load(name, model.dtype, model.device) for name, files in found.adapters.items()]
     return Loaded(model, found.tokenizer, found.name, found.directory, AdapterBook(loaded), ranks)

@@ -220,7 +220,7 @@ async def test_programs_outlive_their_models_absence(
 ) -> None:
     plan = assembly.plan_pools(cramped, assembly.find_models(cramped))
     room = DeviceBytes(plan.models[0].total + 1, "free", gpu=False)
-    monkeypatch.setattr(assembly, "device_bytes", lambda device: room)
+    monkeypatch.setattr(assembly, "device_bytes", lambda device, ranks=1: room)
     greedy = SamplingParams(max_tokens=5, temperature=0, ignore_eos=True)
     messages = [{"role": "user", "content": "go"}, {"role": "tool", "content": ""}]
     whole = [messages[0], {"role": "tool", "content": "done, and it took a while"}]

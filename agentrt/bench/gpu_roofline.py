@@ -66,14 +66,19 @@ def decode_seconds(config: ModelConfig, batch: int, context: int, copy: float) -
     return step_bytes(config, batch, context) / copy
 
 
+def _multiplied(config: ModelConfig) -> int:
+    """Return the weights that each token of a prompt is multiplied with."""
+    tables = config.vocab_size * config.hidden_size * (1 if config.tied_embeddings else 2)
+    return config.parameters - tables
+
+
 def prefill_operations(config: ModelConfig, tokens: int) -> int:
     """Return the operations of a prompt's linear layers and of its causal attention.
 
     ``2 * weights`` a token; attention multiplies each query with half of the keys and then of the
     values, ``2 * tokens^2 * head dim`` for each head of each layer.
     """
-    tables = config.vocab_size * config.hidden_size * (1 if config.tied_embeddings else 2)
-    linear = 2 * (config.parameters - tables) * tokens
+    linear = 2 * _multiplied(config) * tokens
     heads = config.num_layers * config.num_heads
     return linear + 2 * heads * config.head_dim * tokens**2
 
@@ -85,9 +90,8 @@ def ideal_seconds(config: ModelConfig, requests: Iterable[Request], rates: Rates
     the longest output has, each at the copy rate over what still runs.
     """
     asked = list(requests)
-    tables = config.vocab_size * config.hidden_size * (1 if config.tied_embeddings else 2)
     prompts = sum(one.input for one in asked)
-    prefill = 2 * (config.parameters - tables) * prompts / rates.matrix
+    prefill = 2 * _multiplied(config) * prompts / rates.matrix
     steps = max(one.output for one in asked)
     # A sequence of n tokens and m answers is read at n + 1, n + 2, ... n + m tokens.
     read = sum(one.output * one.input + one.output * (one.output + 1) // 2 for one in asked)

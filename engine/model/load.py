@@ -86,23 +86,27 @@ class ModelSource(Protocol):
         ...
 
 
-class _Native:
-    """A model that our own decoder computes."""
+class _Source:
+    """What every source says alike."""
 
-    def __init__(self, directory: Path, config: ModelConfig, dtype: torch.dtype | None) -> None:
-        self.shape: ModelShape = config
-        self.dtype = computed_dtype(directory, config.dtype, dtype)
-        self._config = config
-        self._checkpoint = Checkpoint(directory)
-        self._checkpoint.check(config)
-
-    @property
-    def parameters(self) -> int:
-        return self._config.parameters
+    def __init__(self, shape: ModelShape, parameters: int, dtype: torch.dtype) -> None:
+        self.shape = shape
+        self.parameters = parameters
+        self.dtype = dtype
 
     @property
     def weight_bytes(self) -> int:
         return self.parameters * self.dtype.itemsize
+
+
+class _Native(_Source):
+    """A model that our own decoder computes."""
+
+    def __init__(self, directory: Path, config: ModelConfig, dtype: torch.dtype | None) -> None:
+        super().__init__(config, config.parameters, computed_dtype(directory, config.dtype, dtype))
+        self._config = config
+        self._checkpoint = Checkpoint(directory)
+        self._checkpoint.check(config)
 
     def shard(self, rank: int, size: int) -> Shard:
         return Shard(self._config, rank, size)
@@ -120,22 +124,14 @@ class _Native:
         return build(self._checkpoint, self._config, self.dtype, device, progress, quant, group)
 
 
-class _Transformers:
+class _Transformers(_Source):
     """A model that transformers computes."""
 
     def __init__(self, directory: Path, source: HfSource, dtype: torch.dtype | None) -> None:
+        shape = source.shape
+        super().__init__(shape, shape.parameters, computed_dtype(directory, shape.dtype, dtype))
         self._source = source
-        self.shape: ModelShape = self._source.shape
-        self.dtype = computed_dtype(directory, self.shape.dtype, dtype)
         check_weights(self._source, Checkpoint(directory))
-
-    @property
-    def parameters(self) -> int:
-        return self._source.shape.parameters
-
-    @property
-    def weight_bytes(self) -> int:
-        return self.parameters * self.dtype.itemsize
 
     def shard(self, rank: int, size: int) -> Shard:
         raise ConfigError(

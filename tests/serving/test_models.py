@@ -55,7 +55,7 @@ def cramped(config: RuntimeConfig) -> Iterator[LiveServer]:
     plan = assembly.plan_pools(config, found, DeviceBytes(2**30, "free", gpu=False))
     room = DeviceBytes(plan.models[0].total + plan.models[1].total // 2, "free", gpu=False)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(assembly, "device_bytes", lambda device: room)
+        patch.setattr(assembly, "device_bytes", lambda device, ranks=1: room)
         with running(lambda: Runtime.open(config), ServeSettings(drain=0.0)) as live:
             yield live
 
