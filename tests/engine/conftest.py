@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+import torch
 
 from agentrt.engine.model.config import ModelConfig
 from agentrt.engine.model.make import make_model
@@ -45,3 +46,12 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
 def tiny_model_dir(tiny_models: Callable[..., Path]) -> Path:
     """Return a tiny fp32 Qwen3 with its tokenizer: 2 layers, 512 tokens of vocabulary."""
     return tiny_models("qwen3")
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Have torch work on one thread: several would only wait for each other at small work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import random
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,11 +13,10 @@ from hypothesis import strategies as st
 from agentrt.engine.attention import BatchLayout, SliceLayout, TorchPagedAttention
 from agentrt.engine.attention.base import RawAttentionStep
 from agentrt.engine.attention.native import NativePagedAttention, load_native
-from agentrt.engine.model import ModelConfig
 from agentrt.engine.model.ops import rms_norm
-from agentrt.engine.model.recipe import config_json
 from agentrt.engine.model.rope import rotate
 from agentrt.errors import InternalError
+from tests.engine.shapes import shape
 
 pytestmark = pytest.mark.requires_native
 
@@ -40,29 +37,13 @@ RAGGED = [
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Small work on one thread: what several do is tested below, and they would only wait."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def _small_work(one_thread):
+    """What several threads do is asked for where it is tested."""
 
 
 @pytest.fixture(scope="module")
 def library():
     return load_native()
-
-
-def shape(heads, kv_heads, dim, windows=(None,)):
-    raw = config_json("qwen3", "tiny", dtype="float32", eos=2, pad=0)
-    return replace(
-        ModelConfig.from_mapping(raw, Path("config.json")),
-        num_heads=heads,
-        num_kv_heads=kv_heads,
-        head_dim=dim,
-        num_layers=len(windows),
-        windows=windows,
-    )
 
 
 class Batch:

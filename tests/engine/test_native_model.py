@@ -34,11 +34,8 @@ INT8_ERROR = 0.01
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def _small_work(one_thread):
+    """What several threads do is asked for where it is tested."""
 
 
 def linear(outputs, inputs, *, bias=False, seed=0):

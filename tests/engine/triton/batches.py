@@ -3,30 +3,13 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
-from pathlib import Path
 
 import torch
 
 from agentrt.engine.attention import BatchLayout, SliceLayout, TorchPagedAttention
-from agentrt.engine.model import ModelConfig
-from agentrt.engine.model.recipe import config_json
 
 RAGGED = [(0, 1), (37, 1), (0, 5), (64, 1), (10, 21)]
 """Start and count of slices: single tokens and longer slices in one batch, at and off page ends."""
-
-
-def shape(heads, kv_heads, dim, windows=(None,)):
-    """A model's shape with a layer for each of ``windows``."""
-    raw = config_json("qwen3", "tiny", dtype="float32", eos=2, pad=0)
-    return replace(
-        ModelConfig.from_mapping(raw, Path("config.json")),
-        num_heads=heads,
-        num_kv_heads=kv_heads,
-        head_dim=dim,
-        num_layers=len(windows),
-        windows=windows,
-    )
 
 
 def spoil(tensors):

@@ -24,7 +24,7 @@ from triton.runtime.jit import mangle_type
 from agentrt.engine.attention import BatchLayout, SliceLayout, triton_paged
 from agentrt.engine.attention.base import DecodeBuffers
 from agentrt.engine.model.triton_ops import TritonOps
-from tests.engine.triton.batches import shape
+from tests.engine.shapes import shape
 
 TARGET = GPUTarget("cuda", 90, 32)
 TOOL = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"

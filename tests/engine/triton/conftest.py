@@ -6,8 +6,12 @@ where tests are collected and before any of them runs. Nothing else in the suite
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,12 +25,33 @@ if not CUDA:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Small work on one thread: several would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def _small_work(one_thread):
+    """What several threads do is asked for where it is tested."""
+
+
+@pytest.fixture(scope="session")
+def compiled():
+    """``compiled(module)``: what a module of this folder reports of kernels that it compiled.
+
+    In a process of its own, as this one may interpret.
+    """
+    root = Path(__file__).resolve().parents[3]
+    inherited = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+
+    def report(module: str) -> list[dict[str, Any]]:
+        done = subprocess.run(
+            [sys.executable, "-m", f"tests.engine.triton.{module}"],
+            cwd=root,
+            env=inherited | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        told: list[dict[str, Any]] = json.loads(done.stdout)
+        return told
+
+    return report
 
 
 @pytest.fixture(scope="session")

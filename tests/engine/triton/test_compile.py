@@ -6,33 +6,15 @@ knows them.
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-ROOT = Path(__file__).resolve().parents[3]
 SHARED = 227 * 1024
 REGISTERS = 65536
 
 
 @pytest.fixture(scope="module")
-def kernels():
-    """What ``compiling.py`` reports; a process of its own, as this one may interpret."""
-    inherited = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.engine.triton.compiling"],
-        cwd=ROOT,
-        env=inherited | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+def kernels(compiled):
+    return compiled("compiling")
 
 
 def attending(kernels, phases):

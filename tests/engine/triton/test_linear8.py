@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,8 +10,6 @@ import torch
 
 from agentrt.engine.model.fp8 import Fp8Linear, dequantize, quantize
 from agentrt.engine.triton.linear8 import MOST_PARTS, Tiling, linear8, tiling
-
-ROOT = Path(__file__).resolve().parents[3]
 
 SMALL = Tiling(outputs=32, inputs=32, columns=16, parts=1)
 
@@ -101,25 +95,13 @@ def test_cuts_fill_the_device_and_leave_no_part_without_work(
 
 
 @pytest.fixture(scope="module")
-def compiled() -> list[dict[str, Any]]:
-    """What ``compiling8.py`` reports; a process of its own, as this one may interpret."""
-    inherited = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.engine.triton.compiling8"],
-        cwd=ROOT,
-        env=inherited | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    told: list[dict[str, Any]] = json.loads(done.stdout)
-    return told
+def kernels(compiled: Callable[[str], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    return compiled("compiling8")
 
 
-def test_it_compiles_for_hopper_without_a_device(compiled: list[dict[str, Any]]) -> None:
-    assert [one["columns"] for one in compiled] == [16, 64]
-    for one in compiled:
+def test_it_compiles_for_hopper_without_a_device(kernels: list[dict[str, Any]]) -> None:
+    assert [one["columns"] for one in kernels] == [16, 64]
+    for one in kernels:
         # Weights are widened in registers, on their way to the matrix units.
         assert one["widened"] > 0
         assert one["warp_groups"] > 0
@@ -127,4 +109,4 @@ def test_it_compiles_for_hopper_without_a_device(compiled: list[dict[str, Any]])
         assert one["cubin"] > 0
         assert one["shared"] <= 227 << 10
     # Four programs of a multiprocessor wait for memory at the same time.
-    assert 4 * compiled[0]["shared"] <= 227 << 10
+    assert 4 * kernels[0]["shared"] <= 227 << 10

@@ -17,7 +17,8 @@ from agentrt.engine.attention.base import (
 from agentrt.engine.model.ops import rms_norm
 from agentrt.engine.model.rope import rotate
 from agentrt.errors import ConfigError, InternalError
-from tests.engine.triton.batches import RAGGED, Batch, off, shape
+from tests.engine.shapes import shape
+from tests.engine.triton.batches import RAGGED, Batch, off
 
 # Of the largest exact value: fp32 for hundreds of terms; bf16 for three roundings, and the
 # interpreter cuts where hardware rounds.
